@@ -1,0 +1,200 @@
+//! The address spaces of a virtual machine, each as its own type, and the geometry of pages and granules.
+//!
+//! A guest virtual address ([`Va`]) is a full 64-bit pointer and keeps its logical tag and top byte; stage 1 turns it
+//! into an intermediate physical address ([`Ipa`]), stage 2 into a physical address ([`Pa`]). [`Gfn`] and [`Pfn`] are
+//! the page numbers of the last two.
+//!
+//! Left out: pages other than 4 KiB. The invariant: no operation mixes two spaces. Subtracting gives a distance,
+//! adding takes one, and leaving a space takes a named method. Arithmetic that would wrap is a bug of the caller and
+//! overflows as plain integers do.
+
+use std::fmt;
+use std::ops::{Add, AddAssign, Sub};
+
+use crate::Tag;
+
+/// log2 of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in a page of the 4 KiB translation granule.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// Bytes that share one allocation tag (Arm ARM D10.1, `LOG2_TAG_GRANULE` = 4).
+pub const GRANULE_SIZE: u64 = 16;
+/// Granules, and so allocation tags, in a page.
+pub const GRANULES_PER_PAGE: usize = (PAGE_SIZE / GRANULE_SIZE) as usize;
+/// Bytes that hold the tags of a page, two to a byte (Linux: `MTE_PAGE_TAG_STORAGE`).
+pub const PAGE_TAG_BYTES: usize = GRANULES_PER_PAGE / 2;
+/// Implemented physical address size in bits, `AArch64.PAMax()`: `ID_AA64MMFR0_EL1.PARange` = 6 as on QEMU's `max`.
+pub const PA_MAX_BITS: u32 = 52;
+
+const TAG_SHIFT: u32 = 56;
+const TAG_MASK: u64 = 0xf << TAG_SHIFT;
+
+/// Defines one address space: a `u64` newtype in fixed-width hex with distance arithmetic.
+macro_rules! address_space {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#018x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:#018x})"), self.0)
+            }
+        }
+
+        impl Add<u64> for $name {
+            type Output = Self;
+            #[inline]
+            fn add(self, distance: u64) -> Self {
+                Self(self.0 + distance)
+            }
+        }
+
+        impl AddAssign<u64> for $name {
+            #[inline]
+            fn add_assign(&mut self, distance: u64) {
+                self.0 += distance;
+            }
+        }
+
+        impl Sub for $name {
+            type Output = u64;
+            #[inline]
+            fn sub(self, origin: Self) -> u64 {
+                self.0 - origin.0
+            }
+        }
+    };
+}
+
+address_space! {
+    /// A virtual address: the whole pointer, logical tag in bits 59:56 and the rest of the top byte included.
+    Va
+}
+address_space! {
+    /// An intermediate physical address: what stage 1 produces and stage 2 takes.
+    Ipa
+}
+address_space! {
+    /// A physical address: where data and allocation tags lie.
+    Pa
+}
+address_space! {
+    /// A physical page frame number.
+    Pfn
+}
+address_space! {
+    /// A guest frame number: the page number of an [`Ipa`].
+    Gfn
+}
+
+impl Va {
+    /// The logical address tag, bits 59:56 (`AArch64.AllocationTagFromAddress`).
+    #[inline]
+    pub const fn tag(self) -> Tag {
+        Tag::new((self.0 >> TAG_SHIFT) as u8)
+    }
+
+    /// The same pointer with another logical tag; bits 63:60 stay (`AArch64.AddressWithAllocationTag`).
+    #[inline]
+    #[must_use]
+    pub const fn with_tag(self, tag: Tag) -> Self {
+        Self(self.0 & !TAG_MASK | (tag.get() as u64) << TAG_SHIFT)
+    }
+
+    /// The canonical address under top-byte-ignore: bits 63:56 become copies of bit 55.
+    #[inline]
+    #[must_use]
+    pub const fn untagged(self) -> Self {
+        Self((self.0.cast_signed() << 8 >> 8).cast_unsigned())
+    }
+
+    /// The pointer rounded down to its page; the top byte stays.
+    #[inline]
+    #[must_use]
+    pub const fn page(self) -> Self {
+        Self(self.0 & !(PAGE_SIZE - 1))
+    }
+
+    /// Offset in the page.
+    #[inline]
+    pub const fn page_offset(self) -> u64 {
+        self.0 & (PAGE_SIZE - 1)
+    }
+
+    /// The virtual page number, bits 55:12. Pointers that differ only in the top byte share it, and no page number
+    /// comes near `u64::MAX`.
+    #[inline]
+    pub const fn vpn(self) -> u64 {
+        self.0 << 8 >> (8 + PAGE_SHIFT)
+    }
+
+    /// Index of the granule in its page.
+    #[inline]
+    pub const fn granule(self) -> usize {
+        (self.page_offset() / GRANULE_SIZE) as usize
+    }
+}
+
+impl Ipa {
+    /// The address rounded down to its page.
+    #[inline]
+    #[must_use]
+    pub const fn page(self) -> Self {
+        Self(self.0 & !(PAGE_SIZE - 1))
+    }
+
+    /// Offset in the page.
+    #[inline]
+    pub const fn page_offset(self) -> u64 {
+        self.0 & (PAGE_SIZE - 1)
+    }
+
+    /// The guest frame the address lies in.
+    #[inline]
+    pub const fn gfn(self) -> Gfn {
+        Gfn(self.0 >> PAGE_SHIFT)
+    }
+}
+
+impl Gfn {
+    /// The first address of the guest frame.
+    #[inline]
+    pub const fn base(self) -> Ipa {
+        Ipa(self.0 << PAGE_SHIFT)
+    }
+}
+
+impl Pa {
+    /// The page frame the address lies in.
+    #[inline]
+    pub const fn pfn(self) -> Pfn {
+        Pfn(self.0 >> PAGE_SHIFT)
+    }
+
+    /// Offset in the page.
+    #[inline]
+    pub const fn page_offset(self) -> u64 {
+        self.0 & (PAGE_SIZE - 1)
+    }
+
+    /// Index of the granule in its page.
+    #[inline]
+    pub const fn granule(self) -> usize {
+        (self.page_offset() / GRANULE_SIZE) as usize
+    }
+}
+
+impl Pfn {
+    /// The first address of the page frame.
+    #[inline]
+    pub const fn base(self) -> Pa {
+        Pa(self.0 << PAGE_SHIFT)
+    }
+}

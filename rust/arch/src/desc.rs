@@ -1,0 +1,169 @@
+//! Stage-2 translation table descriptors of the 4 KiB granule (Arm ARM D8.3, `VMSAv8-64` descriptor formats).
+//!
+//! [`table_desc`] and [`leaf_desc`] write the words a hypervisor puts into memory; [`decode`] is what the walker makes
+//! of any word it finds. Memory types are those of `HCR_EL2.FWB` = 0. Left out: 52-bit descriptors, the contiguous and
+//! dirty-bit-modifier bits, and `FEAT_XNX`, so "executable" is bit 54 alone. The invariant: `decode` undoes `leaf_desc`.
+
+use crate::addr::{PAGE_SHIFT, Pa};
+
+/// log2 of the entries in one table: 9 address bits are resolved at each level.
+pub(crate) const LEVEL_BITS: u32 = 9;
+/// The last level of lookup, `FINAL_LEVEL`.
+pub(crate) const FINAL_LEVEL: u8 = 3;
+
+const VALID: u64 = 1 << 0;
+/// A table at levels 0 to 2, a page at level 3; clear for a block.
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const MEM_ATTR_SHIFT: u32 = 2;
+const S2AP_READ: u64 = 1 << 6;
+const S2AP_WRITE: u64 = 1 << 7;
+/// SH = inner shareable, as KVM maps all guest memory.
+const SH_INNER: u64 = 0b11 << 8;
+const AF: u64 = 1 << 10;
+const XN: u64 = 1 << 54;
+/// Output and next-level table addresses, bits 47:12. Bits 51:48 are RES0 without `FEAT_LPA2` and are not looked at.
+const ADDRESS: u64 = (1 << 48) - (1 << PAGE_SHIFT);
+
+/// Address bits below the index of `level`: log2 of what one entry maps.
+pub(crate) const fn level_shift(level: u8) -> u32 {
+    PAGE_SHIFT + LEVEL_BITS * (FINAL_LEVEL - level) as u32
+}
+
+/// A memory type, `MemAttr[3:0]` with `HCR_EL2.FWB` = 0 (Arm ARM D8.6.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MemAttr {
+    /// Normal, inner and outer write-back: the only type under which tags can be reached.
+    NormalWb,
+    /// Normal, inner and outer non-cacheable.
+    NormalNc,
+    /// Device-nGnRE, what KVM gives to device memory.
+    DeviceNgnre,
+    /// Any other encoding, as its four bits.
+    Other(u8),
+}
+
+impl MemAttr {
+    /// The four bits of the encoding.
+    pub const fn bits(self) -> u8 {
+        match self {
+            Self::NormalWb => 0b1111,
+            Self::NormalNc => 0b0101,
+            Self::DeviceNgnre => 0b0001,
+            Self::Other(bits) => bits & 0xf,
+        }
+    }
+
+    /// The memory type of an encoding; only the low four bits count.
+    pub const fn from_bits(bits: u8) -> Self {
+        match bits & 0xf {
+            0b1111 => Self::NormalWb,
+            0b0101 => Self::NormalNc,
+            0b0001 => Self::DeviceNgnre,
+            bits => Self::Other(bits),
+        }
+    }
+
+    /// Whether the type is one of the Device types, `0b00xx`.
+    pub const fn is_device(self) -> bool {
+        self.bits() & 0b1100 == 0
+    }
+}
+
+/// What a leaf descriptor says about the memory it maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct S2Attrs {
+    /// Memory type.
+    pub mem: MemAttr,
+    /// `S2AP[0]`: may be read.
+    pub read: bool,
+    /// `S2AP[1]`: may be written.
+    pub write: bool,
+    /// XN clear: may be executed.
+    pub exec: bool,
+    /// AF, the access flag.
+    pub af: bool,
+}
+
+/// A descriptor as the walker understands it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Desc {
+    /// Bit 0 clear, or an encoding that is reserved at this level.
+    Invalid,
+    /// Points to the table of the next level.
+    Table(Pa),
+    /// Maps memory: a block at levels 1 and 2, a page at level 3.
+    Leaf {
+        /// Output address of the first byte mapped.
+        pa: Pa,
+        /// Bytes mapped: 1 GiB, 2 MiB or 4 KiB.
+        size: u64,
+        /// Type and permissions.
+        attrs: S2Attrs,
+    },
+}
+
+/// The descriptor that points to a next-level table.
+///
+/// # Panics
+/// If `next` is not aligned to 4 KiB or does not fit in 48 bits.
+pub fn table_desc(next: Pa) -> u64 {
+    assert!(
+        next.0 & !ADDRESS == 0,
+        "table at {next} cannot be named by a descriptor"
+    );
+    next.0 | TABLE_OR_PAGE | VALID
+}
+
+/// The descriptor that maps `pa` at `level`: a page at level 3, a block at levels 1 and 2.
+///
+/// # Panics
+/// If `level` has no leaf, or if `pa` is not aligned to what the level maps or does not fit in 48 bits.
+pub fn leaf_desc(level: u8, pa: Pa, attrs: S2Attrs) -> u64 {
+    assert!(
+        (1..=FINAL_LEVEL).contains(&level),
+        "no leaf descriptor at level {level}"
+    );
+    assert!(
+        pa.0 & !leaf_address_mask(level) == 0,
+        "{pa} cannot be mapped at level {level}"
+    );
+    let flag = |set: bool, bit: u64| if set { bit } else { 0 };
+    pa.0 | u64::from(attrs.mem.bits()) << MEM_ATTR_SHIFT
+        | flag(attrs.read, S2AP_READ)
+        | flag(attrs.write, S2AP_WRITE)
+        | flag(!attrs.exec, XN)
+        | flag(attrs.af, AF)
+        | SH_INNER
+        | flag(level == FINAL_LEVEL, TABLE_OR_PAGE)
+        | VALID
+}
+
+/// What the walker makes of the word `desc` found in a table of `level` (Arm ARM `AArch64.DecodeDescriptorType`,
+/// `AArch64.BlockDescSupported`).
+///
+/// # Panics
+/// If `level` is not a level of lookup.
+pub fn decode(level: u8, desc: u64) -> Desc {
+    assert!(level <= FINAL_LEVEL, "no lookup at level {level}");
+    match (level, desc & VALID != 0, desc & TABLE_OR_PAGE != 0) {
+        (0..FINAL_LEVEL, true, true) => Desc::Table(Pa(desc & ADDRESS)),
+        (1..FINAL_LEVEL, true, false) | (FINAL_LEVEL, true, true) => Desc::Leaf {
+            pa: Pa(desc & leaf_address_mask(level)),
+            size: 1 << level_shift(level),
+            attrs: S2Attrs {
+                mem: MemAttr::from_bits((desc >> MEM_ATTR_SHIFT) as u8),
+                read: desc & S2AP_READ != 0,
+                write: desc & S2AP_WRITE != 0,
+                exec: desc & XN == 0,
+                af: desc & AF != 0,
+            },
+        },
+        // A 512 GiB block needs FEAT_LPA2, and 0b01 is reserved at the last level.
+        _ => Desc::Invalid,
+    }
+}
+
+/// The output address bits of a leaf: below the size it maps they are RES0 and not looked at.
+const fn leaf_address_mask(level: u8) -> u64 {
+    ADDRESS & !((1 << level_shift(level)) - 1)
+}

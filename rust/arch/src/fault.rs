@@ -1,0 +1,189 @@
+//! What goes wrong with an access, and how the architecture reports it.
+//!
+//! A [`Fault`] is complete: kind, stage, level, pointer and IPA give every bit of `ESR_ELx`, `FAR_ELx` and `HPFAR_EL2`
+//! that tagvisor models. Left out of the syndrome: SRT, SSE and AR (which register the instruction moved, and how), and
+//! S1PTW, since stage 1 is not walked. The invariant: stage 2 means "taken to EL2", stage 1 "taken to EL1".
+
+use std::error::Error;
+use std::fmt;
+
+use crate::addr::{Ipa, PAGE_SHIFT, Va};
+use crate::regs::Esr;
+
+/// `ESR_ELx.EC` of a data abort from a lower exception level.
+const EC_DATA_ABORT_LOWER: u8 = 0x24;
+/// `ESR_ELx.EC` of a data abort from the exception level that takes it.
+const EC_DATA_ABORT_SAME: u8 = 0x25;
+
+/// What an instruction does to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// A load, or a read of tags.
+    Read,
+    /// A store, or a write of tags.
+    Write,
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        })
+    }
+}
+
+/// Which translation stage a fault belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Stage 1, and everything checked with it: taken to EL1.
+    One,
+    /// Stage 2: taken to EL2.
+    Two,
+}
+
+/// The kinds of data abort, with the fault status codes of Arm ARM D24.2, `ESR_ELx`, "ISS encoding for an exception
+/// from a Data Abort".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// An address beyond what is implemented or configured (`0b0000LL`).
+    AddressSize,
+    /// No valid mapping (`0b0001LL`).
+    Translation,
+    /// A mapping whose access flag is clear (`0b0010LL`).
+    AccessFlag,
+    /// A mapping that does not allow the access (`0b0011LL`).
+    Permission,
+    /// A misaligned access where alignment is required (`0b100001`).
+    Alignment,
+    /// Logical and allocation tag differ, in synchronous mode (`0b010001`).
+    TagCheck,
+    /// The memory system refused the access itself (`0b010000`).
+    SyncExternalAbort,
+    /// The memory system refused a descriptor fetch (`0b0101LL`).
+    SyncExternalAbortOnWalk,
+}
+
+impl FaultKind {
+    /// The fault status code at `level`; kinds without a level ignore it.
+    pub const fn fsc(self, level: u8) -> u8 {
+        match self {
+            Self::AddressSize => level,
+            Self::Translation => 0b00_0100 | level,
+            Self::AccessFlag => 0b00_1000 | level,
+            Self::Permission => 0b00_1100 | level,
+            Self::Alignment => 0b10_0001,
+            Self::TagCheck => 0b01_0001,
+            Self::SyncExternalAbort => 0b01_0000,
+            Self::SyncExternalAbortOnWalk => 0b01_0100 | level,
+        }
+    }
+
+    /// Whether the status code of this kind has a level in its low bits.
+    pub const fn has_level(self) -> bool {
+        !matches!(self, Self::Alignment | Self::TagCheck | Self::SyncExternalAbort)
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AddressSize => "address size fault",
+            Self::Translation => "translation fault",
+            Self::AccessFlag => "access flag fault",
+            Self::Permission => "permission fault",
+            Self::Alignment => "alignment fault",
+            Self::TagCheck => "synchronous tag check fault",
+            Self::SyncExternalAbort => "synchronous external abort",
+            Self::SyncExternalAbortOnWalk => "synchronous external abort on translation table walk",
+        })
+    }
+}
+
+/// A data abort with everything its syndrome registers say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fault {
+    /// What went wrong.
+    pub kind: FaultKind,
+    /// Where: decides the exception level that takes it.
+    pub stage: Stage,
+    /// The lookup level, for the kinds that have one.
+    pub level: u8,
+    /// What the instruction tried to do.
+    pub access: Access,
+    /// The full pointer, for FAR.
+    pub va: Va,
+    /// The address stage 2 was asked for. Only meaningful for stage 2.
+    pub ipa: Ipa,
+    /// Whether the instruction is one the syndrome describes: a load or store of one register, not a pair, a tag or
+    /// a `DC` instruction. Reported as ISV for stage 2 only.
+    pub isv: bool,
+    /// Bytes the instruction accesses.
+    pub size: u8,
+}
+
+impl Fault {
+    /// `ESR_ELx.DFSC`.
+    pub const fn dfsc(&self) -> u8 {
+        self.kind.fsc(self.level)
+    }
+
+    /// `ESR_ELx` of the exception level that takes the fault, for an instruction executed at `from_el`.
+    ///
+    /// `AArch64.FaultSyndrome`: ISV and what depends on it are given only for stage-2 faults of the translation itself.
+    pub fn esr(&self, from_el: u8) -> u64 {
+        let to_same_el = self.stage == Stage::One && from_el != 0;
+        let esr = Esr::new()
+            .with_ec(if to_same_el {
+                EC_DATA_ABORT_SAME
+            } else {
+                EC_DATA_ABORT_LOWER
+            })
+            .with_il(true)
+            .with_wnr(self.access == Access::Write)
+            .with_dfsc(self.dfsc());
+        let translation = matches!(
+            self.kind,
+            FaultKind::AddressSize | FaultKind::Translation | FaultKind::AccessFlag | FaultKind::Permission
+        );
+        if !(self.isv && self.stage == Stage::Two && translation) {
+            return esr.into();
+        }
+        esr.with_isv(true)
+            .with_sas(self.size.trailing_zeros() as u8)
+            .with_sf(self.size == 8)
+            .into()
+    }
+
+    /// `FAR_ELx`: the pointer as the instruction gave it, or the start of the part that failed, tag included.
+    pub const fn far(&self) -> u64 {
+        self.va.0
+    }
+
+    /// `HPFAR_EL2`: bits 51:12 of the IPA in bits 43:4. UNKNOWN, here 0, for a fault of stage 1.
+    pub fn hpfar(&self) -> u64 {
+        match self.stage {
+            Stage::One => 0,
+            Stage::Two => (self.ipa.0 >> PAGE_SHIFT & ((1 << 40) - 1)) << 4,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.stage == Stage::Two {
+            f.write_str("stage-2 ")?;
+        }
+        self.kind.fmt(f)?;
+        if self.kind.has_level() {
+            write!(f, ", level {}", self.level)?;
+        }
+        write!(f, ", {} of {} bytes at {}", self.access, self.size, self.va)?;
+        match self.stage {
+            Stage::One => Ok(()),
+            Stage::Two => write!(f, " (IPA {})", self.ipa),
+        }
+    }
+}
+
+impl Error for Fault {}

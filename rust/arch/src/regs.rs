@@ -1,0 +1,210 @@
+//! System registers, as values with named fields.
+//!
+//! A register has only the fields that something in tagvisor reads or sets; the other bits are carried along
+//! unchanged by the conversions from and to `u64`. Names and bit positions are those of the Arm ARM, chapter D24,
+//! where every register has a section of its own name.
+//!
+//! Left out: traps, access rules, reset values and RES1 bits. The invariant: `u64::from(Reg::from(x)) == x`.
+
+use bitfield_struct::bitfield;
+
+use crate::addr::Pa;
+
+/// `GCR_EL1`, Tag Control Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct GcrEl1 {
+    /// Exclude, bits 15:0: bit `t` keeps `IRG`, `ADDG` and `SUBG` from producing tag `t`.
+    #[bits(16)]
+    pub exclude: u16,
+    /// RRND, bit 16: the random tag comes from an IMPLEMENTATION DEFINED source instead of `RGSR_EL1`.
+    pub rrnd: bool,
+    #[bits(47)]
+    __: u64,
+}
+
+/// `RGSR_EL1`, Random Allocation Tag Seed Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct RgsrEl1 {
+    /// TAG, bits 3:0: the tag the last `IRG` produced, from which the next one starts.
+    #[bits(4)]
+    pub tag: u8,
+    #[bits(4)]
+    __: u8,
+    /// SEED, bits 23:8: the state of the linear feedback shift register. A seed of 0 stays 0.
+    #[bits(16)]
+    pub seed: u16,
+    #[bits(40)]
+    __: u64,
+}
+
+/// `SCTLR_EL1`, System Control Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct SctlrEl1 {
+    /// M, bit 0: stage-1 translation on.
+    pub m: bool,
+    #[bits(37)]
+    __: u64,
+    /// TCF0, bits 39:38: effect of a tag check fault in EL0 (0 none, 1 synchronous, 2 asynchronous, 3 asymmetric).
+    #[bits(2)]
+    pub tcf0: u8,
+    /// TCF, bits 41:40: effect of a tag check fault in EL1, encoded as TCF0.
+    #[bits(2)]
+    pub tcf: u8,
+    /// ATA0, bit 42: EL0 may access allocation tags.
+    pub ata0: bool,
+    /// ATA, bit 43: EL1 may access allocation tags.
+    pub ata: bool,
+    #[bits(20)]
+    __: u32,
+}
+
+/// `TCR_EL1`, Translation Control Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct TcrEl1 {
+    /// T0SZ, bits 5:0: the lower half of the address space has `64 - T0SZ` bits.
+    #[bits(6)]
+    pub t0sz: u8,
+    #[bits(31)]
+    __: u32,
+    /// TBI0, bit 37: the top byte of addresses in the lower half is ignored.
+    pub tbi0: bool,
+    /// TBI1, bit 38: the same for the upper half.
+    pub tbi1: bool,
+    #[bits(25)]
+    __: u32,
+}
+
+/// `HCR_EL2`, Hypervisor Configuration Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct HcrEl2 {
+    /// VM, bit 0: stage-2 translation on.
+    pub vm: bool,
+    #[bits(11)]
+    __: u16,
+    /// DC, bit 12: with stage 1 off, its memory type is Normal Write-Back instead of Device.
+    pub dc: bool,
+    #[bits(43)]
+    __: u64,
+    /// ATA, bit 56: EL1 and EL0 may access allocation tags, subject to `SCTLR_EL1`.
+    pub ata: bool,
+    /// DCT, bit 57: the memory type that DC gives is Tagged.
+    pub dct: bool,
+    #[bits(6)]
+    __: u8,
+}
+
+/// `VTCR_EL2`, Virtualization Translation Control Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct VtcrEl2 {
+    /// T0SZ, bits 5:0: IPAs have `64 - T0SZ` bits.
+    #[bits(6)]
+    pub t0sz: u8,
+    /// SL0, bits 7:6: start level; with the 4 KiB granule 0, 1, 2, 3 mean level 2, 1, 0, 3.
+    #[bits(2)]
+    pub sl0: u8,
+    /// IRGN0, bits 9:8: inner cacheability of the walks.
+    #[bits(2)]
+    pub irgn0: u8,
+    /// ORGN0, bits 11:10: outer cacheability of the walks.
+    #[bits(2)]
+    pub orgn0: u8,
+    /// SH0, bits 13:12: shareability of the walks.
+    #[bits(2)]
+    pub sh0: u8,
+    /// TG0, bits 15:14: translation granule, 0 for 4 KiB.
+    #[bits(2)]
+    pub tg0: u8,
+    /// PS, bits 18:16: physical address size; see [`VtcrEl2::output_bits`].
+    #[bits(3)]
+    pub ps: u8,
+    #[bits(45)]
+    __: u64,
+}
+
+impl VtcrEl2 {
+    /// Bits of an IPA.
+    #[inline]
+    pub const fn input_bits(self) -> u32 {
+        64 - self.t0sz() as u32
+    }
+
+    /// Bits of an output address with the 4 KiB granule and `VTCR_EL2.DS` = 0 (Arm ARM `AArch64.PhysicalAddressSize`):
+    /// without 52-bit descriptors 48 bits are the most.
+    #[inline]
+    pub const fn output_bits(self) -> u32 {
+        match self.ps() {
+            0 => 32,
+            1 => 36,
+            2 => 40,
+            3 => 42,
+            4 => 44,
+            _ => 48,
+        }
+    }
+
+    /// The level of the first lookup (Arm ARM `AArch64.S2StartLevel`, 4 KiB granule).
+    #[inline]
+    pub const fn start_level(self) -> u8 {
+        match self.sl0() {
+            0 => 2,
+            1 => 1,
+            2 => 0,
+            _ => 3,
+        }
+    }
+}
+
+/// `VTTBR_EL2`, Virtualization Translation Table Base Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct VttbrEl2 {
+    /// BADDR, bits 47:1, as the address itself. Bit 0 is `CnP`, which needs a shared TLB to mean something and is
+    /// ignored here: the walk aligns the base to the size of the start-level table.
+    #[bits(48)]
+    pub baddr: u64,
+    /// VMID, bits 63:48.
+    #[bits(16)]
+    pub vmid: u16,
+}
+
+impl VttbrEl2 {
+    /// A register that points to the start-level table of the machine `vmid`.
+    #[inline]
+    pub fn for_table(table: Pa, vmid: u16) -> Self {
+        Self::new().with_baddr(table.0).with_vmid(vmid)
+    }
+}
+
+/// `ESR_ELx` for a data abort, Exception Syndrome Register.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct Esr {
+    /// DFSC, bits 5:0: data fault status code.
+    #[bits(6)]
+    pub dfsc: u8,
+    /// `WnR`, bit 6: the access was a write.
+    pub wnr: bool,
+    #[bits(8)]
+    __: u8,
+    /// SF, bit 15, valid with ISV: the register moved is 64 bits wide.
+    pub sf: bool,
+    #[bits(6)]
+    __: u8,
+    /// SAS, bits 23:22, valid with ISV: log2 of the access size.
+    #[bits(2)]
+    pub sas: u8,
+    /// ISV, bit 24: SAS, SSE, SRT, SF and AR are valid.
+    pub isv: bool,
+    /// IL, bit 25: a 32-bit instruction.
+    pub il: bool,
+    /// EC, bits 31:26: exception class.
+    #[bits(6)]
+    pub ec: u8,
+    __: u32,
+}

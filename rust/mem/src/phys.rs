@@ -1,0 +1,289 @@
+//! Physical memory as page frames that exist once somebody writes to them.
+//!
+//! A frame is an index into two parallel arrays: packed tags, flat, for the replay loop to index; and data, shared
+//! copy-on-write between clones, absent while it is all zero. A hash map leads from page frame number to index.
+//!
+//! Left out: caches, memory attributes, errors of the memory itself. Invariants: reading creates nothing; frames without
+//! tag storage have tag 0 throughout; a frame once created keeps its index; the hash map is never iterated.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use tagvisor_arch::{DescriptorSource, PAGE_SIZE, Pa, PageTags, Pfn, Tag};
+
+use crate::region::{MemError, Region, RegionKind, check_map};
+
+const PAGE_BYTES: usize = PAGE_SIZE as usize;
+type PageData = [u8; PAGE_BYTES];
+static ZERO_PAGE: PageData = [0; PAGE_BYTES];
+
+/// Tagged physical memory. A clone shares page data with its origin until one of them writes.
+#[derive(Clone, Debug)]
+pub struct PhysMem {
+    regions: Arc<[Region]>,
+    index: FxHashMap<Pfn, u32>,
+    tags: Vec<PageTags>,
+    /// `None` is a page of zeros; a page may also be all zero in full.
+    data: Vec<Option<Arc<PageData>>>,
+}
+
+impl PhysMem {
+    /// Memory with this physical address map, all data and tags 0.
+    pub fn new(regions: Vec<Region>) -> Result<Self, MemError> {
+        Ok(Self {
+            regions: check_map(regions)?.into(),
+            index: FxHashMap::default(),
+            tags: Vec::new(),
+            data: Vec::new(),
+        })
+    }
+
+    /// The physical address map, sorted by base.
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// The region the page frame lies in, online or not.
+    #[inline]
+    pub fn region_of(&self, pfn: Pfn) -> Option<&Region> {
+        let above = self.regions.partition_point(|region| region.base <= pfn.base());
+        let region = self.regions.get(above.checked_sub(1)?)?;
+        region.contains(pfn).then_some(region)
+    }
+
+    /// Memory hotplug: brings the region that starts at `base` up or down. Its content stays.
+    pub fn set_online(&mut self, base: Pa, online: bool) -> Result<(), MemError> {
+        let mut regions = self.regions.to_vec();
+        let region = regions
+            .iter_mut()
+            .find(|region| region.base == base)
+            .ok_or(MemError::NoRegion { base })?;
+        region.online = online;
+        self.regions = regions.into();
+        Ok(())
+    }
+
+    /// Whether the page frame has tag storage.
+    #[inline]
+    pub fn has_tags(&self, pfn: Pfn) -> bool {
+        self.region_of(pfn).is_some_and(|region| region.kind == RegionKind::Ram)
+    }
+
+    /// Reads bytes from `pa` on. Reading creates no frame.
+    ///
+    /// # Panics
+    /// If any byte lies outside the regions; the caller has checked.
+    pub fn read(&self, pa: Pa, buf: &mut [u8]) {
+        let mut rest = buf;
+        for (pfn, offset, len) in pages(pa, rest.len()) {
+            let (part, after) = rest.split_at_mut(len);
+            part.copy_from_slice(&self.bytes(pfn)[offset..offset + len]);
+            rest = after;
+        }
+    }
+
+    /// Writes bytes from `pa` on.
+    ///
+    /// # Panics
+    /// If any byte lies outside the regions; the caller has checked.
+    pub fn write(&mut self, pa: Pa, buf: &[u8]) {
+        let mut rest = buf;
+        for (pfn, offset, len) in pages(pa, rest.len()) {
+            let (part, after) = rest.split_at(len);
+            self.page_mut(pfn)[offset..offset + len].copy_from_slice(part);
+            rest = after;
+        }
+    }
+
+    /// The little-endian 64-bit word at `pa`.
+    ///
+    /// # Panics
+    /// As [`PhysMem::read`].
+    #[inline]
+    pub fn read_u64(&self, pa: Pa) -> u64 {
+        let mut word = [0; 8];
+        self.read(pa, &mut word);
+        u64::from_le_bytes(word)
+    }
+
+    /// Writes the little-endian 64-bit word at `pa`.
+    ///
+    /// # Panics
+    /// As [`PhysMem::write`].
+    #[inline]
+    pub fn write_u64(&mut self, pa: Pa, value: u64) {
+        self.write(pa, &value.to_le_bytes());
+    }
+
+    /// Zeroes the data of a page; its tags stay, as after `clear_page`.
+    ///
+    /// # Panics
+    /// If the page frame lies outside the regions.
+    pub fn zero_page(&mut self, pfn: Pfn) {
+        self.assert_backed(pfn);
+        if let Some(frame) = self.frame_index(pfn) {
+            self.data[frame as usize] = None;
+        }
+    }
+
+    /// Copies the data of a page, not its tags, as `copy_page` does. The copy is shared until one side is written.
+    ///
+    /// # Panics
+    /// If either page frame lies outside the regions.
+    pub fn copy_page(&mut self, from: Pfn, to: Pfn) {
+        self.assert_backed(from);
+        self.assert_backed(to);
+        let copy = self
+            .frame_index(from)
+            .and_then(|frame| self.data[frame as usize].clone());
+        if copy.is_some() || self.frame_index(to).is_some() {
+            let frame = self.touch(to);
+            self.data[frame as usize] = copy;
+        }
+    }
+
+    /// Whether every byte of the page is 0.
+    pub fn page_is_zero(&self, pfn: Pfn) -> bool {
+        self.data(pfn).is_none()
+    }
+
+    /// The data of a page, or `None` if it was never written or is all zero.
+    pub fn data(&self, pfn: Pfn) -> Option<&PageData> {
+        let frame = self.frame_index(pfn)?;
+        let page = self.data[frame as usize].as_deref()?;
+        (*page != ZERO_PAGE).then_some(page)
+    }
+
+    /// The allocation tag of the granule at `pa`: 0 where there is no tag storage. Real hardware's answer there is
+    /// IMPLEMENTATION DEFINED, up to an external abort.
+    #[inline]
+    pub fn tag(&self, pa: Pa) -> Tag {
+        self.frame_index(pa.pfn())
+            .map_or(Tag::ZERO, |frame| self.frame_tag(frame, pa.granule()))
+    }
+
+    /// Sets the allocation tag of the granule at `pa`; ignored where there is no tag storage (see [`PhysMem::tag`]).
+    pub fn set_tag(&mut self, pa: Pa, tag: Tag) {
+        if self.has_tags(pa.pfn()) {
+            let frame = self.touch(pa.pfn());
+            self.tags[frame as usize].set(pa.granule(), tag);
+        }
+    }
+
+    /// All tags of a page.
+    pub fn page_tags(&self, pfn: Pfn) -> PageTags {
+        self.frame_index(pfn)
+            .map_or(PageTags::ZERO, |frame| self.tags[frame as usize])
+    }
+
+    /// Sets all tags of a page; ignored where there is no tag storage (see [`PhysMem::tag`]).
+    pub fn set_page_tags(&mut self, pfn: Pfn, tags: &PageTags) {
+        if self.has_tags(pfn) && (*tags != PageTags::ZERO || self.frame_index(pfn).is_some()) {
+            let frame = self.touch(pfn);
+            self.tags[frame as usize] = *tags;
+        }
+    }
+
+    /// The index of a page's frame, if it has one.
+    #[inline]
+    pub fn frame_index(&self, pfn: Pfn) -> Option<u32> {
+        self.index.get(&pfn).copied()
+    }
+
+    /// The index of a page's frame, created if need be. It never changes.
+    ///
+    /// # Panics
+    /// If the page frame lies outside the regions.
+    pub fn touch(&mut self, pfn: Pfn) -> u32 {
+        if let Some(frame) = self.frame_index(pfn) {
+            return frame;
+        }
+        self.assert_backed(pfn);
+        let frame = u32::try_from(self.tags.len()).expect("2^32 touched frames are 16 TiB of data");
+        self.tags.push(PageTags::ZERO);
+        self.data.push(None);
+        self.index.insert(pfn, frame);
+        frame
+    }
+
+    /// The tag of one granule of a frame: the hot path of replay.
+    ///
+    /// # Panics
+    /// If there is no such frame or granule.
+    #[inline]
+    pub fn frame_tag(&self, frame: u32, granule: usize) -> Tag {
+        self.tags[frame as usize].get(granule)
+    }
+
+    /// The tags of all frames, by index.
+    #[inline]
+    pub fn tag_slab(&self) -> &[PageTags] {
+        &self.tags
+    }
+
+    /// How many pages have a frame.
+    pub fn touched_frames(&self) -> usize {
+        self.tags.len()
+    }
+
+    /// Appends the content of these pages, in the order given: equal content gives equal bytes, however it came about.
+    ///
+    /// Per page 128 bytes of tags, then 0 for a page of zeros or 1 and the 4096 bytes of data.
+    pub fn encode(&self, pfns: &[Pfn], out: &mut Vec<u8>) {
+        for &pfn in pfns {
+            out.extend_from_slice(self.page_tags(pfn).as_bytes());
+            match self.data(pfn) {
+                None => out.push(0),
+                Some(page) => {
+                    out.push(1);
+                    out.extend_from_slice(page);
+                }
+            }
+        }
+    }
+
+    /// The bytes of a page, zeros if it has none.
+    #[inline]
+    fn bytes(&self, pfn: Pfn) -> &PageData {
+        let Some(frame) = self.frame_index(pfn) else {
+            self.assert_backed(pfn);
+            return &ZERO_PAGE;
+        };
+        self.data[frame as usize].as_deref().unwrap_or(&ZERO_PAGE)
+    }
+
+    /// The bytes of a page, this clone's own from now on.
+    #[inline]
+    fn page_mut(&mut self, pfn: Pfn) -> &mut PageData {
+        let frame = self.touch(pfn);
+        Arc::make_mut(self.data[frame as usize].get_or_insert_with(|| Arc::new(ZERO_PAGE)))
+    }
+
+    #[inline]
+    fn assert_backed(&self, pfn: Pfn) {
+        assert!(self.region_of(pfn).is_some(), "no memory at {}", pfn.base());
+    }
+}
+
+impl DescriptorSource for PhysMem {
+    /// `None`, an external abort, unless the word lies in online RAM.
+    fn read_descriptor(&mut self, pa: Pa) -> Option<u64> {
+        let region = self.region_of(pa.pfn())?;
+        (region.online && region.kind != RegionKind::Device).then(|| self.read_u64(pa))
+    }
+}
+
+/// Splits `len` bytes from `pa` on at page boundaries: page frame, offset in it, bytes in it.
+fn pages(pa: Pa, len: usize) -> impl Iterator<Item = (Pfn, usize, usize)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        if done == len {
+            return None;
+        }
+        let at = pa + done as u64;
+        let offset = at.page_offset() as usize;
+        let part = (PAGE_BYTES - offset).min(len - done);
+        done += part;
+        Some((at.pfn(), offset, part))
+    })
+}

@@ -1,0 +1,114 @@
+//! A per-vCPU translation lookaside buffer, direct-mapped.
+//!
+//! An entry leads from a virtual page number to the frame's index in [`PhysMem`](crate::PhysMem), so a hit needs no hash
+//! look-up. Left out: VMID and ASID tags (one buffer per vCPU, flushed when either would change), block entries and
+//! replacement policy. The invariant: an entry is found only under the page number it was filled with.
+
+use bitflags::bitflags;
+use tagvisor_arch::Pfn;
+
+bitflags! {
+    /// What a cached translation allows and what the memory is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct TlbFlags: u8 {
+        /// May be read.
+        const READ = 1 << 0;
+        /// May be written.
+        const WRITE = 1 << 1;
+        /// The combined type is Normal Write-Back Tagged.
+        const TAGGED = 1 << 2;
+        /// The combined type is Device.
+        const DEVICE = 1 << 3;
+    }
+}
+
+/// One cached translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlbEntry {
+    /// Virtual page number, `u64::MAX` for an empty entry.
+    pub page: u64,
+    /// Index of the frame.
+    pub frame: u32,
+    /// Permissions and type.
+    pub flags: TlbFlags,
+    /// Page frame number.
+    pub pfn: Pfn,
+}
+
+impl TlbEntry {
+    const EMPTY: Self = Self {
+        page: u64::MAX,
+        frame: 0,
+        flags: TlbFlags::empty(),
+        pfn: Pfn(0),
+    };
+}
+
+/// A direct-mapped buffer of `2^bits` translations.
+#[derive(Clone, Debug)]
+pub struct Tlb {
+    /// Empty until the first fill, then `2^bits` long.
+    entries: Box<[TlbEntry]>,
+    bits: u32,
+    /// Whether anything was filled since the last flush, so that flushing an empty buffer costs nothing.
+    filled: bool,
+}
+
+impl Tlb {
+    /// A buffer of `2^bits` entries; 0 is none at all, which never hits. Nothing is allocated before the first fill.
+    pub fn new(bits: u32) -> Self {
+        Self {
+            entries: Box::default(),
+            bits,
+            filled: false,
+        }
+    }
+
+    /// The translation of a virtual page, if cached.
+    #[inline]
+    pub fn lookup(&self, vpn: u64) -> Option<&TlbEntry> {
+        self.entries.get(self.slot(vpn)).filter(|entry| entry.page == vpn)
+    }
+
+    /// Where a page is cached. The length is 0 or a power of two; the mask of the empty buffer is all ones, and no
+    /// slot of it exists.
+    #[inline]
+    fn slot(&self, vpn: u64) -> usize {
+        vpn as usize & self.entries.len().wrapping_sub(1)
+    }
+
+    /// Caches a translation in the place of whatever shared its slot.
+    ///
+    /// # Panics
+    /// In debug builds, if the entry claims the page number that marks an empty one.
+    pub fn fill(&mut self, entry: TlbEntry) {
+        debug_assert_ne!(entry.page, TlbEntry::EMPTY.page, "no virtual page has this number");
+        if self.bits == 0 {
+            return;
+        }
+        if self.entries.is_empty() {
+            self.entries = vec![TlbEntry::EMPTY; 1 << self.bits].into();
+        }
+        let slot = self.slot(entry.page);
+        self.entries[slot] = entry;
+        self.filled = true;
+    }
+
+    /// Forgets one page (`TLBI VAE1`, or the effect of an IPA invalidation on one vCPU).
+    pub fn invalidate(&mut self, vpn: u64) {
+        let slot = self.slot(vpn);
+        if let Some(entry) = self.entries.get_mut(slot)
+            && entry.page == vpn
+        {
+            *entry = TlbEntry::EMPTY;
+        }
+    }
+
+    /// Forgets everything (`TLBI VMALLS12E1`).
+    pub fn invalidate_all(&mut self) {
+        if self.filled {
+            self.entries.fill(TlbEntry::EMPTY);
+            self.filled = false;
+        }
+    }
+}
