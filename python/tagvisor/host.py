@@ -1,0 +1,159 @@
+"""The machine: physical memory, swap, the host kernel and its policy, and the judge of it all."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from tagvisor import _check, _native
+from tagvisor.errors import ArgumentError, PolicyViolation
+from tagvisor.policy import Policy, policy as profile
+from tagvisor.process import Page, Pagemap, Process, same_machine
+from tagvisor.verdict import Step, Violation
+
+__all__ = ["Host", "SwapKind"]
+
+SwapKind = Literal["nvme", "zram"]
+"""The swap device: on ``zram`` a slot is freed at swap-in of the last user's page (synchronous I/O,
+no swap cache),
+on ``nvme`` the page stays in the swap cache with its slot."""
+
+_SWAP_KINDS: tuple[SwapKind, ...] = ("nvme", "zram")
+_U64 = (1 << 64) - 1
+
+
+class Host:
+    """An arm64 Linux host with MTE and KVM.
+
+    Cost follows what is touched, not what is configured: a 1 TiB host with 100 touched pages is
+    small. One host is used by one thread at a time; others wait. Same arguments, same calls: same
+    results, everywhere.
+
+    Args:
+        policy: The kernel, as a profile's name or a :class:`tagvisor.Policy`.
+        memory: RAM with tag storage, in bytes or as text such as ``"64 MiB"``.
+        zone_device: Memory with ``struct page`` but without tag storage, such as pmem.
+        mmio: Device memory without ``struct page``.
+        swap: The swap device; 0 for none.
+        swap_kind: ``"nvme"`` or ``"zram"``.
+        ledger: Judge every step. Off, nothing changes but that no violation is found.
+        log: Keep the numbered steps that a violation comes with.
+        tlb_bits: Each vCPU has a TLB of ``2**tlb_bits`` entries; 0 for none, so that each access
+            walks.
+        seed: Of ``RGSR_EL1``, from which IRG draws.
+
+    Raises:
+        SizeError: A size that cannot be.
+        UnknownProfileError: No profile of that name.
+        ArgumentError: Another argument that cannot be.
+    """
+
+    __slots__ = ("machine", "policy")
+
+    policy: Policy
+    """The kernel's decisions."""
+    machine: _native.Machine
+    """The native machine; what is public here is all there is to it."""
+
+    def __init__(
+        self,
+        policy: Policy | str = "linux-6.12",
+        *,
+        memory: int | str = "64 MiB",
+        zone_device: int | str = 0,
+        mmio: int | str = 0,
+        swap: int | str = "64 MiB",
+        swap_kind: SwapKind = "nvme",
+        ledger: bool = True,
+        log: bool = True,
+        tlb_bits: int = 0,
+        seed: int = 1,
+    ) -> None:
+        if isinstance(policy, str):
+            policy = profile(policy)
+        elif not isinstance(policy, Policy):
+            raise ArgumentError("policy", policy, "a profile's name or a tagvisor.Policy")
+        self.policy = policy
+        self.machine = _native.Machine(
+            policy.name,
+            policy.values,
+            memory=_check.size("memory", memory),
+            zone_device=_check.size("zone_device", zone_device, zero=True),
+            mmio=_check.size("mmio", mmio, zero=True),
+            swap=_check.size("swap", swap, zero=True),
+            swap_kind=_check.choice("swap_kind", swap_kind, _SWAP_KINDS),
+            ledger=_check.flag("ledger", ledger),
+            log=_check.flag("log", log),
+            tlb_bits=_check.integer("tlb_bits", tlb_bits, 0, 64),
+            seed=_check.integer("seed", seed, 0, _U64),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Host {self.policy.name}>"
+
+    def process(self, name: str = "vmm") -> Process:
+        """A new process, with an address space of its own."""
+        return Process(self.machine, _check.text("name", name))
+
+    def evict(self, page: Page) -> Pagemap:
+        """``MADV_PAGEOUT`` of one page, then drop it from the swap cache.
+
+        The next access really swaps it in.
+
+        Returns:
+            What the page table holds then.
+
+        Raises:
+            LinuxError: The page cannot be paged out.
+            ArgumentError: Not a page of this host.
+        """
+        if not isinstance(page, Page):
+            raise ArgumentError("page", page, "a Page, such as mapping.page(0)")
+        same_machine("page", page.process, self.machine)
+        return Pagemap(*self.machine.evict(page.process.mm, page.address))
+
+    def swapoff(self) -> None:
+        """``swapoff``: every page comes back into memory, saved tags with it.
+
+        Raises:
+            LinuxError: ``ENOMEM``, they do not fit.
+        """
+        self.machine.swapoff()
+
+    def set_memory_limit(self, pages: int) -> None:
+        """Limit how many pages may be resident at once, as a memory control group does.
+
+        Beyond it the oldest are reclaimed (first in, first out, with a second chance).
+
+        Args:
+            pages: At least 1.
+        """
+        self.machine.set_memory_limit(_check.integer("pages", pages, 1, _U64))
+
+    def check(self) -> None:
+        """Audit every granule, slot and frame.
+
+        Raises:
+            PolicyViolation: A property does not hold; with the numbered steps that led there.
+        """
+        found = self.machine.check()
+        if found is not None:
+            raise PolicyViolation(_violation(found))
+
+    @property
+    def violations(self) -> list[Violation]:
+        """What the ledger has found so far, in the order it was found."""
+        return [_violation(found) for found in self.machine.violations()]
+
+    @property
+    def log(self) -> list[Step]:
+        """The steps so far; empty when the log is off."""
+        return [Step(*line) for line in self.machine.log()]
+
+    def stats(self) -> dict[str, int]:
+        """Counters: faults, swap-outs, tags saved and restored, and so on, by name."""
+        return self.machine.stats()
+
+
+def _violation(found: tuple[str, str, str, list[tuple[int, str, str, str, str]]]) -> Violation:
+    number, title, summary, steps = found
+    return Violation(number, title, summary, tuple(Step(*line) for line in steps))

@@ -1,0 +1,136 @@
+"""Policies: every decision that kernel versions made differently, as data.
+
+A policy is one value per knob. Named profiles stand for kernels; a kernel that never was is a
+profile with knobs replaced::
+
+    >>> import tagvisor as tv
+    >>> tv.linux("6.12").replace(K1="restore").name
+    'linux-6.12 K1=restore'
+
+What the knobs mean, and which kernels took which value, is said by :func:`knobs` from the same
+source that the machine asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tagvisor import _check, _native
+from tagvisor.errors import UnknownProfileError
+
+__all__ = ["Knob", "KnobValue", "Policy", "Profile", "knobs", "linux", "policy", "profiles"]
+
+
+@dataclass(frozen=True, slots=True)
+class KnobValue:
+    """One value a knob can take."""
+
+    name: str
+    """Its name, such as ``slot-free``."""
+    doc: str
+    """What the kernel does with it, and which kernels did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One decision."""
+
+    id: str
+    """Its row in the policy matrix, such as ``K1``."""
+    field: str
+    """Its name in words, such as ``saved_tags_erased``; accepted wherever ``id`` is."""
+    title: str
+    """The decision in one line."""
+    doc: str
+    """Which kernel function decides, and why it matters."""
+    values: tuple[KnobValue, ...]
+    """What can be decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A named policy: one column of the policy matrix."""
+
+    name: str
+    """Its name, such as ``linux-6.12``."""
+    summary: str
+    """What it stands for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One value for every knob: a plain value that compares, hashes and pickles.
+
+    Made by :func:`linux`, :func:`policy` and :meth:`replace`.
+    """
+
+    name: str
+    """The profile, with the replaced knobs behind it."""
+    values: tuple[tuple[str, str], ...]
+    """Knob id and value's name, in the order of :func:`knobs`."""
+
+    @property
+    def knobs(self) -> dict[str, str]:
+        """Knob id to value's name, such as ``{"K1": "slot-free", ...}``."""
+        return dict(self.values)
+
+    def replace(self, **values: str) -> Policy:
+        """This policy with knobs replaced.
+
+        Args:
+            **values: Knob (by id such as ``K1`` or by field name) to value's name.
+
+        Returns:
+            A new policy, whose name says what was replaced.
+
+        Raises:
+            UnknownKnobError: No knob of that name.
+            UnknownKnobValueError: The knob has no such value.
+        """
+        name, pairs = self.name, self.values
+        for knob, value in values.items():
+            name, pairs = _native.policy_replace(name, pairs, knob, str(value))
+        return Policy(name, tuple(pairs))
+
+
+def policy(name: str) -> Policy:
+    """The policy of a profile.
+
+    Args:
+        name: A name of :func:`profiles`, such as ``v10-series`` or ``linux-6.12``; ``6.12`` is
+            short for the latter.
+
+    Raises:
+        UnknownProfileError: No such profile; the message names those that exist.
+    """
+    full_name, values = _native.policy_profile(_check.text("name", name))
+    return Policy(full_name, tuple(values))
+
+
+def linux(version: str) -> Policy:
+    """The policy of a Linux version.
+
+    Args:
+        version: Such as ``"6.12"``.
+
+    Raises:
+        UnknownProfileError: The model does not know that version; the message names those it knows.
+    """
+    known = [p.name.removeprefix("linux-") for p in profiles() if p.name.startswith("linux-")]
+    given = _check.text("version", version).removeprefix("linux-")
+    if given not in known:
+        raise UnknownProfileError("version", version, "one of " + ", ".join(known))
+    return policy(f"linux-{given}")
+
+
+def profiles() -> list[Profile]:
+    """The profiles that exist, oldest first."""
+    return [Profile(name, summary) for name, summary in _native.policy_profiles()]
+
+
+def knobs() -> list[Knob]:
+    """Every knob with its values and what is known of them."""
+    return [
+        Knob(knob, field, title, doc, tuple(KnobValue(name, about) for name, about in values))
+        for knob, field, title, doc, values in _native.policy_knobs()
+    ]

@@ -1,0 +1,226 @@
+"""Virtual machines: KVM's ioctls as a VMM calls them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tagvisor import _check
+from tagvisor.errors import ArgumentError, LinuxError
+from tagvisor.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from tagvisor import _native
+    from tagvisor.process import Mapping, Process
+
+__all__ = ["DIRTY_LOG", "READ_ONLY", "Vm"]
+
+DIRTY_LOG = 1
+"""``KVM_MEM_LOG_DIRTY_PAGES``."""
+READ_ONLY = 2
+"""``KVM_MEM_READONLY``."""
+
+COPY_TAGS_TO_GUEST = 0
+"""``KVM_ARM_TAGS_TO_GUEST``."""
+COPY_TAGS_FROM_GUEST = 1
+"""``KVM_ARM_TAGS_FROM_GUEST``."""
+
+_U64 = (1 << 64) - 1
+_U32 = (1 << 32) - 1
+_MAX_PAGES = 1 << 36
+
+
+class Vm:
+    """A virtual machine. Made by :meth:`tagvisor.Process.create_vm`."""
+
+    __slots__ = ("_slots", "alive", "id", "machine", "process")
+
+    process: Process
+    """The VMM."""
+    machine: _native.Machine
+    """The machine it runs on."""
+    id: int
+    """Its number there."""
+    alive: bool
+    """Has the VMM not closed it?"""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.machine = process.machine
+        self.id = self.machine.create_vm(process.mm)
+        self.alive = True
+        self._slots: dict[int, tuple[int, int]] = {}
+
+    def __repr__(self) -> str:
+        slots = ", ".join(f"{slot}: {ipa:#x}" for slot, (ipa, _) in sorted(self._slots.items()))
+        return f"<Vm of {self.process.name!r}, memslots {{{slots}}}>"
+
+    def _fd(self, call: str) -> int:
+        """Its number, as long as the VMM has not closed it."""
+        if not self.alive:
+            raise LinuxError("EBADF", call)
+        return self.id
+
+    def enable_mte(self) -> None:
+        """``KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)``.
+
+        Raises:
+            LinuxError: ``EINVAL`` once a vCPU exists, or when the host has no MTE to give.
+        """
+        self.machine.enable_cap_arm_mte(self._fd("ioctl(KVM_ENABLE_CAP)"))
+
+    def vcpu(self) -> Vcpu:
+        """``KVM_CREATE_VCPU``.
+
+        It runs at EL1 with the MMU on, memory Normal Tagged, the top byte ignored and synchronous
+        tag checks. Addresses are IPAs: the guest's stage 1 is the identity map.
+        """
+        vm = self._fd("ioctl(KVM_CREATE_VCPU)")
+        return Vcpu(self, self.machine.create_vcpu(vm))
+
+    def add_memslot(
+        self,
+        ipa: int,
+        backing: Mapping,
+        *,
+        first: int = 0,
+        pages: int | None = None,
+        slot: int | None = None,
+        flags: int = 0,
+    ) -> int:
+        """``KVM_SET_USER_MEMORY_REGION``: guest physical memory, and what stands behind it.
+
+        Args:
+            ipa: Guest physical address, page aligned.
+            backing: A mapping of the VMM. The slot refers to its addresses: whatever the VMM maps
+                there later stands behind the guest then.
+            first: The first page of ``backing``.
+            pages: How many; to its end by default.
+            slot: The slot's number; the lowest free one by default. An existing slot is changed.
+            flags: :data:`DIRTY_LOG`, :data:`READ_ONLY`, or both.
+
+        Returns:
+            The slot's number.
+
+        Raises:
+            LinuxError: KVM refuses: ``EEXIST`` for an overlap, ``EINVAL`` for what an MTE VM may
+                not have behind it.
+            ArgumentError: ``backing`` belongs to another process.
+        """
+        call = "ioctl(KVM_SET_USER_MEMORY_REGION)"
+        vm = self._fd(call)
+        if backing.process is not self.process:
+            raise ArgumentError("backing", backing, f"a mapping of the VMM, {self.process!r}")
+        if slot is None:
+            slot = next(n for n in itertools.count() if n not in self._slots)
+        number = _check.integer("slot", slot, 0, _U32)
+        start = _check.page_aligned("ipa", ipa, 48)
+        address, count = backing.span(first, pages)
+        known = _check.integer("flags", flags, 0, DIRTY_LOG | READ_ONLY)
+        self.machine.set_user_memory_region(vm, number, start, address, count, known)
+        self._slots[number] = (start, count)
+        return number
+
+    def remove_memslot(self, slot: int) -> None:
+        """``KVM_SET_USER_MEMORY_REGION`` with size 0: the slot and its stage-2 mappings go.
+
+        Raises:
+            LinuxError: ``EINVAL``, no such slot.
+        """
+        vm = self._fd("ioctl(KVM_SET_USER_MEMORY_REGION)")
+        number = _check.integer("slot", slot, 0, _U32)
+        ipa, _ = self._slots.get(number, (0, 0))
+        self.machine.set_user_memory_region(vm, number, ipa, 0, 0, 0)
+        self._slots.pop(number, None)
+
+    def copy_tags(
+        self,
+        ipa: int,
+        length: int,
+        flags: int,
+        buf: npt.NDArray[np.uint8],
+        reserved: tuple[int, int] = (0, 0),
+    ) -> int:
+        """``KVM_ARM_MTE_COPY_TAGS`` as it is.
+
+        For what :meth:`copy_tags_from` and :meth:`copy_tags_to` do not let through.
+
+        Args:
+            ipa: ``guest_ipa``.
+            length: Bytes of guest memory.
+            flags: :data:`COPY_TAGS_TO_GUEST`, :data:`COPY_TAGS_FROM_GUEST`, or anything else KVM
+                shall refuse.
+            buf: One byte a granule, changed in place when tags come from the guest. Where it ends,
+                the VMM's memory ends: KVM finds ``EFAULT`` there.
+            reserved: The two reserved words.
+
+        Returns:
+            Bytes of guest memory covered, which may be less than ``length``.
+
+        Raises:
+            LinuxError: KVM refuses.
+        """
+        vm = self._fd("ioctl(KVM_ARM_MTE_COPY_TAGS)")
+        if not isinstance(buf, np.ndarray) or buf.dtype != np.uint8 or buf.ndim != 1:
+            raise ArgumentError("buf", buf, "a one-dimensional numpy array of uint8")
+        if not buf.flags.c_contiguous or not buf.flags.writeable:
+            raise ArgumentError("buf", buf, "a contiguous and writeable array")
+        first, second = reserved
+        return self.machine.mte_copy_tags(
+            vm,
+            _check.integer("ipa", ipa, 0, _U64),
+            _check.integer("length", length, 0, _U64),
+            _check.integer("flags", flags, 0, _U64),
+            (
+                _check.integer("reserved[0]", first, 0, _U64),
+                _check.integer("reserved[1]", second, 0, _U64),
+            ),
+            buf,
+        )
+
+    def copy_tags_from(self, ipa: int, pages: int) -> npt.NDArray[np.uint8]:
+        """Read the guest's tags, as a VMM does that migrates it.
+
+        Args:
+            ipa: Guest physical address, page aligned.
+            pages: How many pages.
+
+        Returns:
+            ``pages * 256`` tags.
+
+        Raises:
+            LinuxError: KVM refuses, or a page of the range has no usable memory behind it.
+        """
+        count = _check.integer("pages", pages, 1, _MAX_PAGES)
+        tags = np.zeros(count * 256, dtype=np.uint8)
+        self._copy_all(_check.page_aligned("ipa", ipa, 48), COPY_TAGS_FROM_GUEST, tags)
+        return tags
+
+    def copy_tags_to(self, ipa: int, tags: npt.ArrayLike) -> None:
+        """Write the guest's tags, as a VMM does that restores it.
+
+        Args:
+            ipa: Guest physical address, page aligned.
+            tags: A multiple of 256 tags, each 0 to 15.
+
+        Raises:
+            LinuxError: KVM refuses, or a page of the range has no usable memory behind it.
+        """
+        array = _check.tags("tags", tags, 256).copy()
+        self._copy_all(_check.page_aligned("ipa", ipa, 48), COPY_TAGS_TO_GUEST, array)
+
+    def _copy_all(self, ipa: int, flags: int, tags: npt.NDArray[np.uint8]) -> None:
+        """Call again after a short count, as a VMM must: the next call returns why it was short."""
+        done = 0
+        while done < tags.size:
+            left = tags[done:]
+            done += self.copy_tags(ipa + done * 16, left.size * 16, flags, left) // 16
+
+    def destroy(self) -> None:
+        """Close the VM: its stage 2 goes, the VMM's memory stays. Its vCPUs cannot run any more."""
+        self.machine.destroy_vm(self._fd("close"))
+        self.alive = False

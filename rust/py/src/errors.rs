@@ -1,0 +1,158 @@
+//! Errors of the pure crates, as the exceptions of `python/tagvisor/errors.py`.
+//!
+//! The classes are written in Python so that they carry fields and pickle; each is raised with its constructor's
+//! arguments, in order.
+
+use pyo3::prelude::*;
+use tagvisor_arch::{Fault, FaultKind};
+use tagvisor_host::{ConfigError, Errno, GuestExit as Exit, KnobError, Policy, Signal, UnknownProfile};
+
+pyo3::import_exception!(tagvisor.errors, ArgumentError);
+pyo3::import_exception!(tagvisor.errors, GuestException);
+pyo3::import_exception!(tagvisor.errors, GuestExit);
+pyo3::import_exception!(tagvisor.errors, InternalError);
+pyo3::import_exception!(tagvisor.errors, LinuxError);
+pyo3::import_exception!(tagvisor.errors, SizeError);
+pyo3::import_exception!(tagvisor.errors, UnknownKnobError);
+pyo3::import_exception!(tagvisor.errors, UnknownKnobValueError);
+pyo3::import_exception!(tagvisor.errors, UnknownProfileError);
+pyo3::import_exception!(tagvisor.errors, UserSignal);
+
+/// The exception level a guest's instructions run at.
+const GUEST_EL: u8 = 1;
+
+/// Why a call through the door has no answer.
+pub(crate) enum Refusal {
+    /// A machine that cannot be built.
+    Config(ConfigError),
+    /// No policy profile of that name.
+    Profile(UnknownProfile),
+    /// No such knob, or no such value of it.
+    Knob(KnobError),
+    /// The modelled kernel refused a call.
+    Linux {
+        /// With what.
+        errno: Errno,
+        /// Which call.
+        call: &'static str,
+    },
+    /// A process's access ended in a signal.
+    Signal(Signal),
+    /// A guest's access faulted, or left `KVM_RUN`.
+    Exit(Exit),
+    /// An earlier call panicked in the middle of a step.
+    Poisoned,
+}
+
+impl Refusal {
+    /// For `map_err`: the refusal of `call`.
+    pub(crate) fn of(call: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self::Linux { errno, call }
+    }
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<UnknownProfile> for Refusal {
+    fn from(error: UnknownProfile) -> Self {
+        Self::Profile(error)
+    }
+}
+
+impl From<KnobError> for Refusal {
+    fn from(error: KnobError) -> Self {
+        Self::Knob(error)
+    }
+}
+
+impl From<Signal> for Refusal {
+    fn from(signal: Signal) -> Self {
+        Self::Signal(signal)
+    }
+}
+
+impl From<Exit> for Refusal {
+    fn from(exit: Exit) -> Self {
+        Self::Exit(exit)
+    }
+}
+
+impl From<Refusal> for PyErr {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Config(error) => config_error(error),
+            Refusal::Profile(error) => UnknownProfileError::new_err(("name", error.name, one_of_the_profiles())),
+            Refusal::Knob(error) => knob_error(error),
+            Refusal::Linux { errno, call } => LinuxError::new_err((errno.name(), call)),
+            Refusal::Signal(signal) => user_signal(signal),
+            Refusal::Exit(exit) => guest_exit(exit),
+            Refusal::Poisoned => {
+                InternalError::new_err("the machine had an internal error before and refuses further use")
+            }
+        }
+    }
+}
+
+fn config_error(error: ConfigError) -> PyErr {
+    let ConfigError { argument, value, expected } = error;
+    let size = matches!(argument, "memory" | "zone_device" | "mmio" | "swap");
+    match value.parse::<u64>() {
+        Ok(number) if size => SizeError::new_err((argument, number, expected)),
+        Ok(number) => ArgumentError::new_err((argument, number, expected)),
+        Err(_) => ArgumentError::new_err((argument, value, expected)),
+    }
+}
+
+fn one_of_the_profiles() -> String {
+    let names: Vec<_> = Policy::profiles().iter().map(|p| p.name).collect();
+    format!("one of {}", names.join(", "))
+}
+
+fn knob_error(error: KnobError) -> PyErr {
+    match error {
+        KnobError::UnknownKnob { knob } => {
+            let ids: Vec<_> = Policy::knobs().iter().map(|k| k.id).collect();
+            UnknownKnobError::new_err(("knob", knob, format!("one of {}", ids.join(", "))))
+        }
+        KnobError::UnknownValue { knob, value, expected } => {
+            UnknownKnobValueError::new_err((knob, value, format!("one of {expected}")))
+        }
+        other => ArgumentError::new_err(("knob", other.to_string(), "a knob and one of its values")),
+    }
+}
+
+fn user_signal(signal: Signal) -> PyErr {
+    let (name, code) = match signal {
+        Signal::SegvMapErr { .. } => ("SIGSEGV", "SEGV_MAPERR"),
+        Signal::SegvAccErr { .. } => ("SIGSEGV", "SEGV_ACCERR"),
+        Signal::SegvMteSerr { .. } => ("SIGSEGV", "SEGV_MTESERR"),
+        Signal::SigBus { .. } => ("SIGBUS", "BUS_ADRERR"),
+    };
+    UserSignal::new_err((name, code, signal.addr().0, signal.describe()))
+}
+
+fn guest_exit(exit: Exit) -> PyErr {
+    match exit {
+        Exit::Exception(fault) => guest_exception(&fault),
+        Exit::Errno(errno) => GuestExit::new_err((None::<()>, errno.name())),
+        Exit::Mmio { write, ipa, len, value } => GuestExit::new_err(((write, ipa.0, len, value), None::<&str>)),
+    }
+}
+
+fn guest_exception(fault: &Fault) -> PyErr {
+    let kind = match fault.kind {
+        FaultKind::AddressSize => "address-size",
+        FaultKind::Translation => "translation",
+        FaultKind::AccessFlag => "access-flag",
+        FaultKind::Permission => "permission",
+        FaultKind::Alignment => "alignment",
+        FaultKind::TagCheck => "tag-check",
+        FaultKind::SyncExternalAbort => "external-abort",
+        FaultKind::SyncExternalAbortOnWalk => "external-abort-on-walk",
+    };
+    GuestException::new_err((fault.esr(GUEST_EL), fault.far(), fault.hpfar(), kind, fault.to_string()))
+}
