@@ -3,7 +3,7 @@
 //! Register forms ([`irg`], [`addg`], ...) are plain functions. Memory forms are generic over an [`Mmu`], which the
 //! caller implements over its TLB, tables and memory; what is decided here is the order of checks, the tag check itself
 //! and what reaches memory. The rules were compared with recorded runs of QEMU 10.0.2, instruction by instruction
-//! (`tests/qemu_vectors.rs`).
+//! (`tests/qemu`).
 //!
 //! The order of checks: alignment of the tag stores, then address size, then translation and stage-2 permission for
 //! every page the access touches, then alignment on Device memory, then the tag check for every granule.
@@ -89,10 +89,11 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// Whether an access to Tagged memory is compared (`AArch64.AccessIsTagChecked`, `AArch64.EffectiveTCF`).
+    /// Whether an access to Tagged memory is compared (`AArch64.AccessIsTagChecked`, `AArch64.EffectiveTCF`). With the
+    /// top byte in use as address there is no logical tag to compare.
     #[inline]
     fn checks_tags(&self) -> bool {
-        self.ata && !self.tco && self.tcf == Tcf::Sync
+        self.ata && self.tbi && !self.tco && self.tcf == Tcf::Sync
     }
 }
 
