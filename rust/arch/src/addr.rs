@@ -198,3 +198,76 @@ impl Pfn {
         Pa(self.0 << PAGE_SHIFT)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tag_is_bits_59_to_56_of_the_pointer() {
+        let pointer = Va(0xab00_0000_5000_1234);
+
+        assert_eq!(pointer.tag(), Tag::new(0xb));
+    }
+
+    #[test]
+    fn with_tag_keeps_the_rest_of_the_top_byte() {
+        let pointer = Va(0xab00_0000_5000_1234);
+
+        assert_eq!(pointer.with_tag(Tag::new(5)), Va(0xa500_0000_5000_1234));
+    }
+
+    #[test]
+    fn untagged_copies_bit_55_into_the_top_byte() {
+        assert_eq!(Va(0xab7f_0000_0000_0001).untagged(), Va(0x007f_0000_0000_0001));
+        assert_eq!(Va(0xab80_0000_0000_0001).untagged(), Va(0xff80_0000_0000_0001));
+    }
+
+    #[test]
+    fn page_keeps_the_tag_and_vpn_drops_it() {
+        let pointer = Va(0xab00_0000_5000_1234);
+
+        assert_eq!(pointer.page(), Va(0xab00_0000_5000_1000));
+        assert_eq!(pointer.page_offset(), 0x234);
+        assert_eq!(pointer.vpn(), 0x5_0001);
+    }
+
+    #[test]
+    fn the_largest_vpn_is_far_from_the_empty_tlb_marker() {
+        assert_eq!(Va(u64::MAX).vpn(), (1 << 44) - 1);
+    }
+
+    #[test]
+    fn granule_counts_16_bytes_inside_the_page() {
+        assert_eq!(Va(0x5000_1fff).granule(), 255);
+        assert_eq!(Pa(0x5000_1010).granule(), 1);
+    }
+
+    #[test]
+    fn page_numbers_and_addresses_convert_both_ways() {
+        assert_eq!(Ipa(0x4000_1fff).gfn(), Gfn(0x4_0001));
+        assert_eq!(Ipa(0x4000_1fff).page(), Gfn(0x4_0001).base());
+        assert_eq!(Pa(0x4000_1fff).pfn().base(), Pa(0x4000_1000));
+    }
+
+    #[test]
+    fn addresses_print_as_fixed_width_hex() {
+        assert_eq!(Ipa(0x5000).to_string(), "0x0000000000005000");
+        assert_eq!(format!("{:?}", Pfn(0x5)), "Pfn(0x0000000000000005)");
+    }
+
+    #[test]
+    fn subtraction_gives_the_distance_and_addition_takes_one() {
+        let (low, high) = (Pa(0x1000), Pa(0x1230));
+
+        assert_eq!(high - low, 0x230);
+        assert_eq!(low + 0x230, high);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "overflow")]
+    fn addition_past_the_top_of_a_space_is_a_bug() {
+        let _ = Ipa(u64::MAX) + 1;
+    }
+}

@@ -167,3 +167,98 @@ pub fn decode(level: u8, desc: u64) -> Desc {
 const fn leaf_address_mask(level: u8) -> u64 {
     ADDRESS & !((1 << level_shift(level)) - 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RW: S2Attrs = S2Attrs {
+        mem: MemAttr::NormalWb,
+        read: true,
+        write: true,
+        exec: true,
+        af: true,
+    };
+
+    #[test]
+    fn page_of_normal_memory_has_the_bits_kvm_writes() {
+        assert_eq!(leaf_desc(3, Pa(0x5100_0000), RW), 0x5100_07ff);
+    }
+
+    #[test]
+    fn block_differs_from_a_page_in_bit_1() {
+        assert_eq!(leaf_desc(2, Pa(0x5100_0000), RW), 0x5100_07fd);
+    }
+
+    #[test]
+    fn execute_never_is_bit_54() {
+        let data = S2Attrs { exec: false, ..RW };
+
+        assert_eq!(leaf_desc(3, Pa(0), data) ^ leaf_desc(3, Pa(0), RW), 1 << 54);
+    }
+
+    #[test]
+    fn table_decodes_at_levels_0_to_2_only() {
+        let table = table_desc(Pa(0x4800_2000));
+
+        assert_eq!(table, 0x4800_2003);
+        assert!((0..3).all(|level| decode(level, table) == Desc::Table(Pa(0x4800_2000))));
+        assert!(matches!(decode(3, table), Desc::Leaf { size: 4096, .. }));
+    }
+
+    #[test]
+    fn reserved_encodings_decode_as_invalid() {
+        let block = leaf_desc(2, Pa(0), RW);
+
+        assert_eq!(decode(0, block), Desc::Invalid, "512 GiB block without FEAT_LPA2");
+        assert_eq!(decode(3, block), Desc::Invalid, "0b01 at the last level");
+        assert_eq!(decode(3, block & !1), Desc::Invalid, "bit 0 clear");
+    }
+
+    #[test]
+    fn output_address_bits_below_a_block_and_above_47_are_not_looked_at() {
+        let noisy = leaf_desc(2, Pa(0x4020_0000), RW) | 0xf << 48 | 0x1f << 12;
+
+        assert!(matches!(
+            decode(2, noisy),
+            Desc::Leaf {
+                pa: Pa(0x4020_0000),
+                size: 0x20_0000,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot be mapped at level 2")]
+    fn misaligned_block_is_a_bug() {
+        leaf_desc(2, Pa(0x1000), RW);
+    }
+
+    #[test]
+    #[should_panic(expected = "no leaf descriptor at level 0")]
+    fn leaf_at_level_0_is_a_bug() {
+        leaf_desc(0, Pa(0), RW);
+    }
+
+    #[test]
+    fn memory_types_round_trip_through_their_encoding() {
+        assert!((0..16).all(|bits| MemAttr::from_bits(bits).bits() == bits));
+        assert_eq!(MemAttr::from_bits(0b1111), MemAttr::NormalWb);
+        assert!(MemAttr::DeviceNgnre.is_device() && !MemAttr::NormalNc.is_device());
+    }
+
+    proptest! {
+        #[test]
+        fn decode_undoes_leaf_desc(level in 1u8..=3, frame in 0u64..1 << 36, mem in 0u8..16, flags: [bool; 4]) {
+            let size = 1 << level_shift(level);
+            let pa = Pa((frame << PAGE_SHIFT) / size * size);
+            let [read, write, exec, af] = flags;
+            let attrs = S2Attrs { mem: MemAttr::from_bits(mem), read, write, exec, af };
+
+            prop_assert_eq!(decode(level, leaf_desc(level, pa, attrs)), Desc::Leaf { pa, size, attrs });
+        }
+    }
+}

@@ -187,3 +187,119 @@ impl fmt::Display for Fault {
 }
 
 impl Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A read of 8 bytes through a tagged pointer.
+    fn read_fault(kind: FaultKind, stage: Stage, level: u8) -> Fault {
+        let (va, ipa) = (Va(0x0700_0000_4100_2c93), Ipa(0x4100_2c93));
+        Fault {
+            kind,
+            stage,
+            level,
+            access: Access::Read,
+            va,
+            ipa,
+            isv: true,
+            size: 8,
+        }
+    }
+
+    #[test]
+    fn status_codes_are_those_of_the_data_abort_table() {
+        let code = |kind| read_fault(kind, Stage::Two, 3).dfsc();
+
+        assert_eq!(code(FaultKind::AddressSize), 0x03);
+        assert_eq!(code(FaultKind::Translation), 0x07);
+        assert_eq!(code(FaultKind::AccessFlag), 0x0b);
+        assert_eq!(code(FaultKind::Permission), 0x0f);
+        assert_eq!(code(FaultKind::SyncExternalAbort), 0x10);
+        assert_eq!(code(FaultKind::TagCheck), 0x11);
+        assert_eq!(code(FaultKind::SyncExternalAbortOnWalk), 0x17);
+        assert_eq!(code(FaultKind::Alignment), 0x21);
+    }
+
+    #[test]
+    fn el1_tag_check_fault_has_the_esr_linux_reports() {
+        let load = read_fault(FaultKind::TagCheck, Stage::One, 0);
+        let store = Fault {
+            access: Access::Write,
+            ..load
+        };
+
+        assert_eq!(load.esr(1), 0x9600_0011);
+        assert_eq!(store.esr(1), 0x9600_0051);
+    }
+
+    #[test]
+    fn el0_tag_check_fault_comes_from_a_lower_level() {
+        let load = read_fault(FaultKind::TagCheck, Stage::One, 0);
+
+        assert_eq!(load.esr(0), 0x9200_0011);
+    }
+
+    #[test]
+    fn stage_2_fault_of_el1_comes_from_a_lower_level_and_describes_the_access() {
+        let load = read_fault(FaultKind::Permission, Stage::Two, 3);
+
+        // EC 0x24, IL, ISV, SAS = 3, SF.
+        assert_eq!(load.esr(1), 0x93c0_800f);
+        assert_eq!(Fault { size: 4, ..load }.esr(1), 0x9380_000f);
+    }
+
+    #[test]
+    fn stage_2_fault_of_a_tag_instruction_describes_nothing() {
+        let ldg = Fault {
+            isv: false,
+            size: 16,
+            ..read_fault(FaultKind::Translation, Stage::Two, 3)
+        };
+
+        assert_eq!(ldg.esr(1), 0x9200_0007);
+    }
+
+    #[test]
+    fn external_abort_on_a_stage_2_walk_describes_nothing() {
+        let load = read_fault(FaultKind::SyncExternalAbortOnWalk, Stage::Two, 1);
+
+        assert_eq!(load.esr(1), 0x9200_0015);
+    }
+
+    #[test]
+    fn far_keeps_the_tag_and_hpfar_holds_the_ipa_page() {
+        let load = read_fault(FaultKind::Permission, Stage::Two, 3);
+
+        assert_eq!(load.far(), 0x0700_0000_4100_2c93);
+        assert_eq!(load.hpfar(), 0x41_0020);
+    }
+
+    #[test]
+    fn hpfar_stops_at_ipa_bit_51() {
+        let load = Fault {
+            ipa: Ipa(u64::MAX),
+            ..read_fault(FaultKind::Translation, Stage::Two, 0)
+        };
+
+        assert_eq!(load.hpfar(), 0x0000_0fff_ffff_fff0);
+    }
+
+    #[test]
+    fn stage_1_fault_has_no_hpfar() {
+        assert_eq!(read_fault(FaultKind::TagCheck, Stage::One, 0).hpfar(), 0);
+    }
+
+    #[test]
+    fn faults_read_like_a_kernel_log() {
+        assert_eq!(
+            read_fault(FaultKind::Permission, Stage::Two, 3).to_string(),
+            "stage-2 permission fault, level 3, read of 8 bytes at 0x0700000041002c93 \
+             (IPA 0x0000000041002c93)"
+        );
+        assert_eq!(
+            read_fault(FaultKind::TagCheck, Stage::One, 0).to_string(),
+            "synchronous tag check fault, read of 8 bytes at 0x0700000041002c93"
+        );
+    }
+}

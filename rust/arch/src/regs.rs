@@ -208,3 +208,67 @@ pub struct Esr {
     pub ec: u8,
     __: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn vtcr_of_a_40_bit_guest_has_the_architectural_bits() {
+        let vtcr = VtcrEl2::new()
+            .with_t0sz(24)
+            .with_sl0(1)
+            .with_irgn0(1)
+            .with_orgn0(1)
+            .with_sh0(3)
+            .with_ps(2);
+
+        assert_eq!(u64::from(vtcr), 24 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16);
+        assert_eq!((vtcr.input_bits(), vtcr.output_bits(), vtcr.start_level()), (40, 40, 1));
+    }
+
+    #[test]
+    fn ps_encodes_32_to_48_bits_and_saturates() {
+        let bits = (0..8).map(|ps| VtcrEl2::new().with_ps(ps).output_bits());
+
+        assert!(bits.eq([32, 36, 40, 42, 44, 48, 48, 48]));
+    }
+
+    #[test]
+    fn sl0_encodes_the_start_level() {
+        let levels = (0..4).map(|sl0| VtcrEl2::new().with_sl0(sl0).start_level());
+
+        assert!(levels.eq([2, 1, 0, 3]));
+    }
+
+    #[test]
+    fn vttbr_holds_the_table_address_and_the_vmid() {
+        let vttbr = VttbrEl2::for_table(Pa(0x4800_2000), 0x1234);
+
+        assert_eq!(u64::from(vttbr), 0x1234_0000_4800_2000);
+        assert_eq!(vttbr.baddr(), 0x4800_2000);
+    }
+
+    #[test]
+    fn tag_control_fields_stand_where_the_arm_arm_puts_them() {
+        assert_eq!(u64::from(GcrEl1::new().with_exclude(0xfffe).with_rrnd(true)), 0x1_fffe);
+        assert_eq!(u64::from(RgsrEl1::new().with_tag(0xc).with_seed(0x527c)), 0x52_7c0c);
+        assert_eq!(u64::from(SctlrEl1::new().with_tcf0(1).with_tcf(1)), 1 << 38 | 1 << 40);
+        assert_eq!(u64::from(SctlrEl1::new().with_ata0(true).with_ata(true)), 3 << 42);
+        assert_eq!(u64::from(TcrEl1::new().with_tbi0(true).with_tbi1(true)), 3 << 37);
+        assert_eq!(u64::from(HcrEl2::new().with_vm(true).with_dc(true)), 1 << 12 | 1);
+        assert_eq!(u64::from(HcrEl2::new().with_ata(true).with_dct(true)), 3 << 56);
+    }
+
+    proptest! {
+        #[test]
+        fn registers_carry_every_bit_they_are_given(bits: u64) {
+            prop_assert_eq!(u64::from(SctlrEl1::from(bits)), bits);
+            prop_assert_eq!(u64::from(HcrEl2::from(bits)), bits);
+            prop_assert_eq!(u64::from(VtcrEl2::from(bits)), bits);
+            prop_assert_eq!(u64::from(Esr::from(bits)), bits);
+        }
+    }
+}

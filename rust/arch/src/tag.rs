@@ -153,3 +153,104 @@ impl fmt::Debug for PageTags {
         f.write_str(")")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_tag_keeps_the_low_nibble() {
+        assert_eq!(Tag::new(0xab).get(), 0xb);
+        assert_eq!(Tag::new(0xab).to_string(), "b");
+    }
+
+    /// Start, offset, exclude, result: ADDG recorded from QEMU 10.0.2.
+    const CHOSEN: [(u8, u8, u16, u8); 8] = [
+        (0x0, 0, 0x0001, 0x1),
+        (0xf, 1, 0x0001, 0x1),
+        (0x0, 0, 0xfffe, 0x0),
+        (0x7, 5, 0xffff, 0x0),
+        (0x1, 5, 0x00f0, 0xa),
+        (0x0, 15, 0x00f0, 0x3),
+        (0xe, 15, 0x5555, 0xb),
+        (0xf, 5, 0x5555, 0x9),
+    ];
+
+    #[test]
+    fn choose_non_excluded_tag_answers_as_recorded() {
+        for (start, offset, exclude, want) in CHOSEN {
+            let got = choose_non_excluded_tag(Tag::new(start), offset, exclude);
+
+            assert_eq!(got, Tag::new(want), "{start:x} + {offset} without {exclude:#06x}");
+        }
+    }
+
+    #[test]
+    fn page_tags_put_the_even_granule_in_the_low_nibble() {
+        let mut tags = PageTags::ZERO;
+
+        tags.set(2, Tag::new(0xa));
+        tags.set(3, Tag::new(0xb));
+
+        assert_eq!(tags.as_bytes()[1], 0xba);
+    }
+
+    #[test]
+    fn page_tags_are_uniform_only_if_every_granule_agrees() {
+        let mut tags = PageTags::uniform(Tag::new(6));
+        assert_eq!(tags.is_uniform(), Some(Tag::new(6)));
+
+        tags.set(255, Tag::new(7));
+
+        assert_eq!(tags.is_uniform(), None);
+    }
+
+    #[test]
+    fn page_tags_fill_overwrites_every_granule() {
+        let mut tags = PageTags::from_bytes([0x5a; PAGE_TAG_BYTES]);
+
+        tags.fill(Tag::new(3));
+
+        assert!(tags.iter().all(|tag| tag == Tag::new(3)));
+    }
+
+    #[test]
+    #[should_panic(expected = "out of bounds")]
+    fn page_tags_have_256_granules() {
+        PageTags::ZERO.get(256);
+    }
+
+    /// The allowed tags in a circle, read off from the first one at or after `start`.
+    fn naive_choice(start: u8, offset: u8, exclude: u16) -> u8 {
+        let circle = (start..start + 16).map(|tag| tag % 16);
+        let allowed: Vec<u8> = circle.filter(|tag| exclude & 1 << tag == 0).collect();
+        // An excluded start counts as standing before the circle's first allowed tag.
+        let before_first = usize::from(exclude & 1 << start != 0);
+        let step = usize::from(offset).saturating_sub(before_first);
+        allowed.get(step % allowed.len().max(1)).copied().unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn chosen_tag_is_offset_places_on_in_the_circle_of_allowed_tags(start in 0u8..16, offset in 0u8..16, exclude: u16) {
+            let got = choose_non_excluded_tag(Tag::new(start), offset, exclude);
+
+            prop_assert_eq!(got.get(), naive_choice(start, offset, exclude));
+        }
+
+        #[test]
+        fn page_tags_behave_like_256_separate_tags(writes in prop::collection::vec((0usize..256, 0u8..16), 0..600)) {
+            let (mut tags, mut model) = (PageTags::ZERO, [0u8; GRANULES_PER_PAGE]);
+
+            for (granule, tag) in writes {
+                tags.set(granule, Tag::new(tag));
+                model[granule] = tag;
+            }
+
+            prop_assert!(tags.iter().map(Tag::get).eq(model));
+            prop_assert_eq!(PageTags::from_bytes(*tags.as_bytes()), tags);
+        }
+    }
+}

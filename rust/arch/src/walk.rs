@@ -212,3 +212,6 @@ impl Geometry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use crate::fault::{Access, Fault};
 /// Loads `size` bytes (1, 2, 4, 8 or 16), little-endian. 16 bytes are a pair (`LDP`), which the syndrome does not describe.
 #[inline]
 pub fn load<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8) -> Result<u128, Fault> {
+    debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no load of {size} bytes");
     let span = checked_span(cpu, mmu, ptr, size, Access::Read)?;
     let mut bytes = [0; 16];
     for (at, part) in span.parts() {
@@ -21,6 +22,7 @@ pub fn load<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8) -> Result<u128, F
 /// Stores the low `size` bytes (1, 2, 4, 8 or 16) of `value`, little-endian. 16 bytes are a pair (`STP`).
 #[inline]
 pub fn store<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, value: u128) -> Result<(), Fault> {
+    debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no store of {size} bytes");
     let span = checked_span(cpu, mmu, ptr, size, Access::Write)?;
     let bytes = value.to_le_bytes();
     for (at, part) in span.parts() {
@@ -29,10 +31,15 @@ pub fn store<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, value: u128) -> 
     Ok(())
 }
 
+/// Translates and checks an access of 1 to 255 bytes without moving data: what a trace replay needs of it.
+#[inline]
+pub fn probe<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, access: Access) -> Result<(), Fault> {
+    checked_span(cpu, mmu, ptr, size, access).map(|_| ())
+}
+
 /// Translates all of an access, then checks all of it.
 #[inline]
 fn checked_span<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, access: Access) -> Result<Span, Fault> {
-    debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no load or store of {size} bytes");
     let request = Request {
         ptr,
         access,
@@ -41,7 +48,7 @@ fn checked_span<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, access: Acces
     };
     let span = Span::translate(request, cpu, mmu)?;
     // Each register of a pair is an access of its own, so 8 bytes is the most that must be aligned.
-    let aligned = ptr.0 & (u64::from(size.min(8)) - 1) == 0;
+    let aligned = ptr.0 & (u64::from(size.min(8)).next_power_of_two() - 1) == 0;
     if !aligned && span.parts().any(|(_, part)| part.found.device) {
         return Err(request.device_alignment_fault());
     }
