@@ -1,1 +1,49 @@
-//! tagvisor host.
+//! The host: what Linux and KVM do with tagged memory behind a guest's back.
+//!
+//! **Models** one machine's physical pages (`struct page` with `PG_mte_tagged` and `PG_mte_lock`), processes with
+//! anonymous and device mappings, reclaim and swap with the saved-tag store of `arch/arm64/mm/mteswap.c`, MMU
+//! notifiers, memslots, `KVM_CAP_ARM_MTE`, `user_mem_abort` with real stage-2 descriptors, and the ledger that judges
+//! it all.
+//!
+//! **How.** A kernel path is a table of named steps ([`step`]); each step is one atomic action of the kernel, named
+//! after it. [`Machine`] runs tables to their end; the explorer runs the very same tables one step at a time. Every
+//! decision that kernel versions made differently is a value in [`Policy`], asked at the decision.
+//!
+//! **Leaves out** so far: fork and copy-on-write between processes, shmem, THP, hugetlb, KSM, migration, userfaultfd,
+//! several swap devices, block mappings in KVM, dirty logging of tag writes (rows of the policy matrix that are not
+//! knobs yet behave as in 6.12).
+//!
+//! **Keeps**: switching the ledger or the log off changes no result but the verdicts; no hash order reaches an output.
+
+mod buddy;
+mod config;
+mod errno;
+mod ids;
+mod kvm;
+mod ledger;
+mod log;
+mod machine;
+mod mm;
+mod mteswap;
+mod ops;
+mod page;
+mod paths;
+mod policy;
+mod state;
+pub mod step;
+mod swap;
+mod verdict;
+
+pub use config::{Config, ConfigError};
+pub use errno::{Errno, Signal};
+pub use ids::{Actor, MmId, VcpuId, VmId};
+pub use kvm::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
+pub use log::StepLine;
+pub use machine::{Checked, CopyTags, GuestExit, Machine, MmapArgs, PagemapEntry, SlotArgs};
+pub use mm::{Backing, Prot};
+pub use ops::{GuestOp, Op, OpResult, UserOp};
+pub use policy::{CheckedAt, FaultLock, HostSync, Sanitise, SavedTags, SharedBacking, Untaggable, ZeroPage};
+pub use policy::{Knob, KnobError, KnobValue, Policy, Profile, UnknownProfile};
+pub use state::{Host, Stats};
+pub use swap::{SwapKind, SwpEntry};
+pub use verdict::{Property, Violation};

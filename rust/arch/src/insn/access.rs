@@ -57,3 +57,194 @@ fn checked_span<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, access: Acces
     }
     Ok(span)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::fault::{FaultKind, Stage};
+    use crate::insn::Tcf;
+    use crate::insn::test_guest::Page::{Device, Tagged, TaggedReadOnly, Unmapped, Untagged};
+    use crate::insn::test_guest::{Guest, pointer, sync_cpu};
+    use crate::tag::Tag;
+
+    #[test]
+    fn load_returns_what_store_wrote_across_two_pages() {
+        let (cpu, ptr) = (sync_cpu(), pointer(0xffd, 0));
+        let mut guest = Guest::new(&[Tagged, Tagged]);
+        let value = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+
+        store(&cpu, &mut guest, ptr, 16, value).unwrap();
+
+        assert_eq!(load(&cpu, &mut guest, ptr, 16), Ok(value));
+        assert_eq!(guest.data[0xffd..0x1000], [0x77, 0x66, 0x55]);
+    }
+
+    #[test]
+    fn load_with_another_tag_raises_tag_check_fault_at_the_pointer() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+        let ptr = pointer(0x13, 6);
+
+        let fault = load(&sync_cpu(), &mut guest, ptr, 4).unwrap_err();
+
+        assert_eq!(
+            (fault.kind, fault.stage, fault.va),
+            (FaultKind::TagCheck, Stage::One, ptr)
+        );
+        assert_eq!(fault.esr(1), 0x9600_0011);
+    }
+
+    #[test]
+    fn store_whose_second_granule_differs_reports_its_start_and_writes_nothing() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+        guest.tags[0].set(2, Tag::new(8));
+
+        let fault = store(&sync_cpu(), &mut guest, pointer(0x1c, 7), 8, 0).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x20, 7)));
+        assert_eq!(fault.esr(1), 0x9600_0051);
+        assert!(guest.data_is_untouched());
+    }
+
+    #[test]
+    fn store_whose_second_page_differs_in_tag_writes_nothing() {
+        let mut guest = Guest::new(&[Tagged, Tagged]).with_tags(0, Tag::new(7));
+
+        let fault = store(&sync_cpu(), &mut guest, pointer(0xffc, 7), 8, 0).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x1000, 7)));
+        assert!(guest.data_is_untouched());
+    }
+
+    #[test]
+    fn store_whose_second_page_is_unmapped_faults_before_the_tag_check_of_the_first() {
+        let mut guest = Guest::new(&[Tagged, Unmapped]).with_tags(0, Tag::new(7));
+
+        let fault = store(&sync_cpu(), &mut guest, pointer(0xffc, 6), 8, 0).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::Translation, pointer(0x1000, 6)));
+        assert!(guest.data_is_untouched());
+    }
+
+    #[test]
+    fn access_over_a_tagged_and_an_untagged_page_checks_the_tagged_one_only() {
+        let mut guest = Guest::new(&[Untagged, Tagged]).with_tags(1, Tag::new(7));
+
+        assert_eq!(load(&sync_cpu(), &mut guest, pointer(0xffc, 7), 8).map(|_| ()), Ok(()));
+        let fault = load(&sync_cpu(), &mut guest, pointer(0xffc, 6), 8).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x1000, 6)));
+    }
+
+    #[test]
+    fn permission_fault_beats_tag_check_and_loads_from_read_only_pages_are_checked() {
+        let mut guest = Guest::new(&[TaggedReadOnly]).with_tags(0, Tag::new(7));
+
+        let stored = store(&sync_cpu(), &mut guest, pointer(0, 6), 8, 0).unwrap_err();
+        let loaded = load(&sync_cpu(), &mut guest, pointer(0, 6), 8).unwrap_err();
+
+        assert_eq!((stored.kind, stored.isv), (FaultKind::Permission, true));
+        assert_eq!(loaded.kind, FaultKind::TagCheck);
+    }
+
+    #[test]
+    fn tag_checks_are_off_under_tco_without_tcf_without_ata_and_without_tbi() {
+        let unchecked = [
+            Cpu {
+                tco: true,
+                ..sync_cpu()
+            },
+            Cpu {
+                tcf: Tcf::None,
+                ..sync_cpu()
+            },
+            Cpu {
+                ata: false,
+                ..sync_cpu()
+            },
+            Cpu {
+                tbi: false,
+                ..sync_cpu()
+            },
+        ];
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+
+        for cpu in unchecked {
+            assert!(load(&cpu, &mut guest, pointer(0, 0), 8).is_ok(), "{cpu:?}");
+        }
+    }
+
+    #[test]
+    fn pointer_with_a_top_byte_raises_address_size_fault_without_tbi() {
+        let cpu = Cpu {
+            tbi: false,
+            ..sync_cpu()
+        };
+        let mut guest = Guest::new(&[Tagged]);
+
+        let fault = load(&cpu, &mut guest, pointer(0, 1), 8).unwrap_err();
+
+        let got = (fault.kind, fault.stage, fault.level);
+        assert_eq!(got, (FaultKind::AddressSize, Stage::One, 0));
+        assert_eq!(fault.esr(1), 0x9600_0000);
+    }
+
+    #[test]
+    fn pointer_above_52_bits_raises_address_size_fault_even_with_tbi() {
+        let mut guest = Guest::new(&[Tagged]);
+
+        let fault = load(&sync_cpu(), &mut guest, Va(1 << 52), 8).unwrap_err();
+
+        assert_eq!((fault.kind, fault.stage), (FaultKind::AddressSize, Stage::One));
+    }
+
+    #[test]
+    fn misaligned_access_to_device_memory_raises_alignment_fault_of_stage_2() {
+        let mut guest = Guest::new(&[Device]);
+
+        let fault = store(&sync_cpu(), &mut guest, pointer(2, 0), 4, 0).unwrap_err();
+
+        assert_eq!((fault.kind, fault.stage), (FaultKind::Alignment, Stage::Two));
+        assert!(store(&sync_cpu(), &mut guest, pointer(4, 0), 4, 0).is_ok());
+    }
+
+    #[test]
+    fn pair_on_device_memory_needs_the_alignment_of_one_register() {
+        let mut guest = Guest::new(&[Device]);
+
+        assert!(load(&sync_cpu(), &mut guest, pointer(8, 0), 16).is_ok());
+        assert!(load(&sync_cpu(), &mut guest, pointer(4, 0), 16).is_err());
+    }
+
+    #[test]
+    fn only_single_register_accesses_are_described_in_the_syndrome() {
+        let mut guest = Guest::new(&[]);
+
+        let single = load(&sync_cpu(), &mut guest, pointer(0, 0), 8).unwrap_err();
+        let pair = load(&sync_cpu(), &mut guest, pointer(0, 0), 16).unwrap_err();
+
+        assert_eq!((single.isv, pair.isv), (true, false));
+    }
+
+    proptest! {
+        #[test]
+        fn access_faults_at_the_first_byte_whose_tag_differs(
+            offset in 0u64..0x1ff0,
+            size in prop::sample::select(vec![1u8, 2, 4, 8, 16]),
+            tags in prop::collection::vec(0u8..3, 512),
+            logical in 0u8..3,
+        ) {
+            let mut guest = Guest::new(&[Tagged, Tagged]);
+            for (granule, &tag) in tags.iter().enumerate() {
+                guest.tags[granule / 256].set(granule % 256, Tag::new(tag));
+            }
+
+            let answer = load(&sync_cpu(), &mut guest, pointer(offset, logical), size);
+
+            let mut bytes = offset..offset + u64::from(size);
+            let first_bad = bytes.find(|byte| tags[(byte / 16) as usize] != logical);
+            prop_assert_eq!(answer.err().map(|fault| fault.va), first_bad.map(|byte| pointer(byte, logical)));
+        }
+    }
+}

@@ -18,8 +18,10 @@
 mod access;
 mod alu;
 mod tag_memory;
+#[cfg(test)]
+mod test_guest;
 
-pub use access::{load, store};
+pub use access::{load, probe, store};
 pub use alu::{addg, gmi, irg, subg, subp};
 pub use tag_memory::{
     DC_BLOCK_SIZE, GM_BLOCK_SIZE, dc_gva, dc_gzva, dc_zva, ldg, ldgm, st2g, stg, stgm, stgp, stz2g, stzg, stzgm,

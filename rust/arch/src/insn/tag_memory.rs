@@ -180,3 +180,210 @@ fn granules(start: Pa, len: u64) -> impl Iterator<Item = Pa> {
 fn align_down(ptr: Va, size: u64) -> Va {
     Va(ptr.0 & !(size - 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::insn::test_guest::Page::{Device, Tagged, TaggedReadOnly, Unmapped, Untagged};
+    use crate::insn::test_guest::{Guest, pointer, sync_cpu};
+
+    const SEVEN: Tag = Tag::new(7);
+
+    /// Tags of the first granules of a page, as digits.
+    fn digits(guest: &Guest, page: usize, count: usize) -> String {
+        guest.tags[page].iter().take(count).map(|tag| tag.to_string()).collect()
+    }
+
+    #[test]
+    fn stg_tags_one_granule_and_st2g_two() {
+        let mut guest = Guest::new(&[Tagged]);
+
+        stg(&sync_cpu(), &mut guest, pointer(0x10, 0), SEVEN).unwrap();
+        st2g(&sync_cpu(), &mut guest, pointer(0x30, 0), Tag::new(9)).unwrap();
+
+        assert_eq!(digits(&guest, 0, 6), "070990");
+        assert!(guest.data_is_untouched());
+    }
+
+    #[test]
+    fn ldg_reads_the_granule_the_pointer_lies_in() {
+        let mut guest = Guest::new(&[Tagged]);
+        guest.tags[0].set(1, SEVEN);
+
+        assert_eq!(ldg(&sync_cpu(), &mut guest, pointer(0x1f, 3)), Ok(SEVEN));
+    }
+
+    #[test]
+    fn ldg_fault_reports_the_granule_and_stg_fault_the_pointer() {
+        let mut guest = Guest::new(&[Unmapped]);
+
+        let read = ldg(&sync_cpu(), &mut guest, pointer(0x1f, 3)).unwrap_err();
+        let written = stg(&sync_cpu(), &mut guest, pointer(0x10, 3), SEVEN).unwrap_err();
+
+        assert_eq!(
+            (read.va, read.access, read.isv),
+            (pointer(0x10, 3), Access::Read, false)
+        );
+        assert_eq!((written.va, written.access), (pointer(0x10, 3), Access::Write));
+    }
+
+    #[test]
+    fn misaligned_tag_store_faults_before_translation() {
+        let mut guest = Guest::new(&[Unmapped]);
+        let cpu = Cpu {
+            ata: false,
+            ..sync_cpu()
+        };
+
+        let fault = stg(&cpu, &mut guest, pointer(0x8, 0), SEVEN).unwrap_err();
+
+        assert_eq!((fault.kind, fault.stage), (FaultKind::Alignment, Stage::One));
+        assert_eq!(fault.esr(0), 0x9200_0061);
+    }
+
+    #[test]
+    fn tag_store_to_a_read_only_page_raises_permission_fault_and_ldg_does_not() {
+        let mut guest = Guest::new(&[TaggedReadOnly]);
+
+        let fault = stg(&sync_cpu(), &mut guest, pointer(0, 0), SEVEN).unwrap_err();
+
+        assert_eq!(fault.esr(1), 0x9200_004f);
+        assert_eq!(ldg(&sync_cpu(), &mut guest, pointer(0, 0)), Ok(Tag::ZERO));
+    }
+
+    #[test]
+    fn st2g_whose_second_page_is_unmapped_tags_nothing() {
+        let mut guest = Guest::new(&[Tagged, Unmapped]);
+
+        let fault = st2g(&sync_cpu(), &mut guest, pointer(0xff0, 0), SEVEN).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::Translation, pointer(0x1000, 0)));
+        assert_eq!(guest.tags[0].is_uniform(), Some(Tag::ZERO));
+    }
+
+    #[test]
+    fn stz2g_across_pages_zeroes_and_tags_both_sides() {
+        let mut guest = Guest::new(&[Tagged, Tagged]);
+
+        stz2g(&sync_cpu(), &mut guest, pointer(0xff0, 0), SEVEN).unwrap();
+
+        assert_eq!((guest.tags[0].get(255), guest.tags[1].get(0)), (SEVEN, SEVEN));
+        assert!(guest.data[0xff0..0x1010].iter().all(|&byte| byte == 0));
+        assert_eq!((guest.data[0xfef], guest.data[0x1010]), (0xee, 0xee));
+    }
+
+    #[test]
+    fn stgp_stores_the_pair_and_tags_with_the_pointers_tag() {
+        let mut guest = Guest::new(&[Tagged]);
+
+        stgp(&sync_cpu(), &mut guest, pointer(0x10, 7), 0x0102_0304_0506_0708, 0x1112).unwrap();
+
+        assert_eq!(digits(&guest, 0, 3), "070");
+        assert_eq!(guest.data[0x10..0x19], [8, 7, 6, 5, 4, 3, 2, 1, 0x12]);
+    }
+
+    #[test]
+    fn stgm_puts_the_lowest_nibble_in_the_first_granule_of_the_block() {
+        let mut guest = Guest::new(&[Tagged]);
+
+        stgm(&sync_cpu(), &mut guest, pointer(0x120, 0), 0x0123_4567_89ab_cdef).unwrap();
+
+        assert_eq!(digits(&guest, 0, 33), "0000000000000000fedcba98765432100");
+        assert_eq!(
+            ldgm(&sync_cpu(), &mut guest, pointer(0x1ff, 0)),
+            Ok(0x0123_4567_89ab_cdef)
+        );
+    }
+
+    #[test]
+    fn stzgm_zeroes_and_tags_64_bytes() {
+        let mut guest = Guest::new(&[Tagged]);
+
+        stzgm(&sync_cpu(), &mut guest, pointer(0x78, 0), SEVEN).unwrap();
+
+        assert_eq!(digits(&guest, 0, 9), "000077770");
+        assert!(guest.data[0x40..0x80].iter().all(|&byte| byte == 0));
+        assert_eq!((guest.data[0x3f], guest.data[0x80]), (0xee, 0xee));
+    }
+
+    #[test]
+    fn dc_gva_tags_its_block_and_dc_gzva_zeroes_it_too() {
+        let mut guest = Guest::new(&[Tagged]);
+
+        dc_gva(&sync_cpu(), &mut guest, pointer(0x01, 0), SEVEN).unwrap();
+        assert!(guest.data_is_untouched());
+        dc_gzva(&sync_cpu(), &mut guest, pointer(0x7f, 0), SEVEN).unwrap();
+
+        assert_eq!(digits(&guest, 0, 9), "777777770");
+        assert!(guest.data[0x40..0x80].iter().all(|&byte| byte == 0));
+        assert_eq!((guest.data[0x3f], guest.data[0x80]), (0xee, 0xee));
+    }
+
+    #[test]
+    fn memory_without_tags_reads_tag_0_ignores_tag_writes_and_still_zeroes() {
+        let mut guest = Guest::new(&[Untagged]).with_tags(0, SEVEN);
+
+        assert_eq!(ldg(&sync_cpu(), &mut guest, pointer(0, 0)), Ok(Tag::ZERO));
+        assert_eq!(ldgm(&sync_cpu(), &mut guest, pointer(0, 0)), Ok(0));
+        stgm(&sync_cpu(), &mut guest, pointer(0, 0), 0).unwrap();
+        stzg(&sync_cpu(), &mut guest, pointer(0, 0), Tag::new(9)).unwrap();
+
+        assert_eq!(guest.tags[0].is_uniform(), Some(SEVEN), "stored tags are out of reach");
+        assert_eq!((guest.data[0x0f], guest.data[0x10]), (0, 0xee));
+    }
+
+    #[test]
+    fn disabled_tag_access_acts_like_memory_without_tags() {
+        let cpu = Cpu {
+            ata: false,
+            ..sync_cpu()
+        };
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, SEVEN);
+
+        assert_eq!(ldg(&cpu, &mut guest, pointer(0, 0)), Ok(Tag::ZERO));
+        dc_gzva(&cpu, &mut guest, pointer(0, 0), Tag::new(9)).unwrap();
+
+        assert_eq!(guest.tags[0].is_uniform(), Some(SEVEN));
+        assert_eq!(guest.data[0], 0);
+    }
+
+    #[test]
+    fn dc_zva_checks_every_granule_of_the_block_as_a_store() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, SEVEN);
+        guest.tags[0].set(6, Tag::new(8));
+
+        let fault = dc_zva(&sync_cpu(), &mut guest, pointer(0x45, 7)).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x60, 7)));
+        assert_eq!(fault.esr(1), 0x9600_0051, "WnR = 1; QEMU's 0 is quirk Q1");
+        assert!(guest.data_is_untouched());
+    }
+
+    #[test]
+    fn dc_zva_zeroes_its_block_and_keeps_its_tags() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, SEVEN);
+
+        dc_zva(&sync_cpu(), &mut guest, pointer(0x45, 7)).unwrap();
+
+        assert!(guest.data[0x40..0x80].iter().all(|&byte| byte == 0));
+        assert_eq!(guest.tags[0].is_uniform(), Some(SEVEN));
+    }
+
+    #[test]
+    fn dc_instructions_refuse_device_memory_even_aligned() {
+        let mut guest = Guest::new(&[Device]);
+
+        let fault = dc_zva(&sync_cpu(), &mut guest, pointer(0x40, 0)).unwrap_err();
+
+        assert_eq!((fault.kind, fault.stage), (FaultKind::Alignment, Stage::Two));
+    }
+
+    #[test]
+    fn dc_fault_reports_the_pointer_as_given() {
+        let mut guest = Guest::new(&[Unmapped]);
+
+        let fault = dc_gva(&sync_cpu(), &mut guest, pointer(0x45, 7), SEVEN).unwrap_err();
+
+        assert_eq!(fault.va, pointer(0x45, 7));
+    }
+}

@@ -1,0 +1,123 @@
+//! What a machine is built from, and what is refused.
+//!
+//! **Keeps**: a machine that was built is consistent; a value that cannot be is refused with the argument's name.
+
+use tagvisor_arch::PAGE_SIZE;
+use thiserror::Error;
+
+use crate::policy::Policy;
+use crate::swap::SwapKind;
+
+/// Sizes and switches of a machine. Sizes are bytes and cost nothing until touched.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Host policy.
+    pub policy: Policy,
+    /// RAM with tag storage, at least 64 KiB.
+    pub memory: u64,
+    /// `ZONE_DEVICE` memory without tag storage; 0 for none.
+    pub zone_device: u64,
+    /// Device memory; 0 for none.
+    pub mmio: u64,
+    /// Swap space.
+    pub swap: u64,
+    /// Kind of swap device.
+    pub swap_kind: SwapKind,
+    /// Judge every step.
+    pub ledger: bool,
+    /// Write the steps down in words.
+    pub log: bool,
+    /// log2 of the entries of each vCPU's TLB; 0 for none.
+    pub tlb_bits: u32,
+    /// Seed of `RGSR_EL1` of the first vCPU.
+    pub seed: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policy: Policy::profile("linux-6.12").expect("a built-in profile"),
+            memory: 64 << 20,
+            zone_device: 0,
+            mmio: 0,
+            swap: 64 << 20,
+            swap_kind: SwapKind::Nvme,
+            ledger: true,
+            log: true,
+            tlb_bits: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// A configuration that cannot be built.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("{argument} = {value}: expected {expected}")]
+pub struct ConfigError {
+    /// Which argument.
+    pub argument: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What would be right.
+    pub expected: String,
+}
+
+/// Largest size of one region: with three of them the machine stays inside 48 bits of physical address.
+const MAX_REGION: u64 = 1 << 46;
+/// Enough for the zero page, one stage-2 root and a few pages to work with.
+const MIN_MEMORY: u64 = 64 << 10;
+/// Swap entries are 32 bits here.
+const MAX_SWAP: u64 = (1 << 32) * PAGE_SIZE;
+/// 2^24 entries map 64 GiB, past which a larger TLB models nothing.
+const MAX_TLB_BITS: u32 = 24;
+
+impl Config {
+    /// Refuses sizes no machine can have.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("memory", self.memory, MIN_MEMORY, MAX_REGION),
+            ("zone_device", self.zone_device, 0, MAX_REGION),
+            ("mmio", self.mmio, 0, MAX_REGION),
+            ("swap", self.swap, 0, MAX_SWAP),
+        ];
+        for (argument, bytes, min, max) in sizes {
+            if bytes % PAGE_SIZE != 0 || !(min..=max).contains(&bytes) {
+                let expected = format!("a multiple of {PAGE_SIZE} bytes from {min} to {max}");
+                return Err(ConfigError {
+                    argument,
+                    value: bytes.to_string(),
+                    expected,
+                });
+            }
+        }
+        if self.tlb_bits > MAX_TLB_BITS {
+            let expected = format!("0 (no TLB) to {MAX_TLB_BITS}");
+            return Err(ConfigError {
+                argument: "tlb_bits",
+                value: self.tlb_bits.to_string(),
+                expected,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_sizes_name_the_argument() {
+        let odd = Config {
+            memory: 4097,
+            ..Config::default()
+        };
+        let huge = Config {
+            swap: 1 << 60,
+            ..Config::default()
+        };
+        assert_eq!(odd.validate().unwrap_err().argument, "memory");
+        assert_eq!(huge.validate().unwrap_err().argument, "swap");
+        assert!(Config::default().validate().is_ok());
+    }
+}

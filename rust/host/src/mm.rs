@@ -1,0 +1,254 @@
+//! A process address space: VMAs, page table entries, `mmap_lock`.
+//!
+//! **Models** `struct mm_struct` with VMAs that split at page boundaries, the VMA flags that decide about tags (`VM_MTE`
+//! sticky, `VM_MTE_ALLOWED` set at mmap time for anonymous memory), and the PTE kinds none, present and swap.
+//! **Leaves out** page-table pages (PTEs are values here; the stage-2 tables are the ones that lie in memory), files
+//! other than the two device-like backings, guard gaps and address-space randomisation.
+//!
+//! **Keeps**: VMAs do not overlap; a present PTE lies in a VMA.
+
+use std::collections::BTreeMap;
+
+use bitflags::bitflags;
+use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
+
+use crate::swap::SwpEntry;
+
+bitflags! {
+    /// Protection bits of mmap and mprotect.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct Prot: u8 {
+        /// `PROT_READ`.
+        const READ = 1;
+        /// `PROT_WRITE`.
+        const WRITE = 2;
+        /// `PROT_MTE`.
+        const MTE = 0x20;
+    }
+}
+
+bitflags! {
+    /// The VMA flags that matter for tags.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub(crate) struct VmFlags: u8 {
+        /// `VM_MTE`: user space asked for `PROT_MTE`; mprotect does not clear it.
+        const MTE = 1 << 0;
+        /// `VM_MTE_ALLOWED`: the mapping may have tags.
+        const MTE_ALLOWED = 1 << 1;
+        /// `VM_SHARED`.
+        const SHARED = 1 << 2;
+        /// `VM_PFNMAP`: frames without reference counting.
+        const PFNMAP = 1 << 3;
+    }
+}
+
+/// What stands behind a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Backing {
+    /// Anonymous memory.
+    Anon,
+    /// `ZONE_DEVICE` memory (a DAX file on pmem): has `struct page`, no tag storage, is not "map memory".
+    ZoneDevice,
+    /// Device memory (a PCI BAR, `VM_PFNMAP`): no `struct page`.
+    Mmio,
+}
+
+/// A virtual memory area, `[start, end)` in page numbers (the map's key is `start`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Vma {
+    pub(crate) end: u64,
+    pub(crate) prot: Prot,
+    pub(crate) flags: VmFlags,
+    pub(crate) backing: Backing,
+    /// First frame of a device-like backing, for the VMA's first page.
+    pub(crate) first_pfn: Pfn,
+}
+
+/// A page table entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Pte {
+    Present {
+        pfn: Pfn,
+        write: bool,
+        dirty: bool,
+        tagged: bool,
+        special: bool,
+    },
+    Swap(SwpEntry),
+}
+
+/// A sleeping lock that many may hold to read or one to write.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct RwLock {
+    readers: u16,
+    writer: bool,
+}
+
+impl RwLock {
+    pub(crate) fn try_read(&mut self) -> bool {
+        if !self.writer {
+            self.readers += 1;
+        }
+        !self.writer
+    }
+
+    pub(crate) fn read_unlock(&mut self) {
+        self.readers -= 1;
+    }
+
+    pub(crate) fn try_write(&mut self) -> bool {
+        let free = !self.writer && self.readers == 0;
+        self.writer |= free;
+        free
+    }
+
+    pub(crate) fn write_unlock(&mut self) {
+        self.writer = false;
+    }
+
+    pub(crate) fn is_free_for_write(self) -> bool {
+        !self.writer && self.readers == 0
+    }
+}
+
+/// `struct mm_struct`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Mm {
+    pub(crate) name: String,
+    pub(crate) vmas: BTreeMap<u64, Vma>,
+    pub(crate) ptes: BTreeMap<u64, Pte>,
+    pub(crate) mmap_lock: RwLock,
+    next_va: u64,
+}
+
+/// Where the first mapping of a process goes; above 4 GiB, so that no IPA of a scenario looks like it.
+const MMAP_BASE: u64 = 0x7f00_0000_0000;
+
+impl Mm {
+    pub(crate) fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            vmas: BTreeMap::new(),
+            ptes: BTreeMap::new(),
+            mmap_lock: RwLock::default(),
+            next_va: MMAP_BASE,
+        }
+    }
+
+    /// `vma_lookup`: the VMA that holds the page.
+    pub(crate) fn vma(&self, va: Va) -> Option<(u64, &Vma)> {
+        let (start, vma) = self.vmas.range(..=va.vpn()).next_back()?;
+        (va.vpn() < vma.end).then_some((*start, vma))
+    }
+
+    /// VMAs that intersect `pages` pages from `va`, with holes skipped.
+    pub(crate) fn vmas_in(&self, va: Va, pages: u64) -> impl Iterator<Item = (u64, &Vma)> {
+        let (first, end) = (va.vpn(), va.vpn() + pages);
+        self.vmas
+            .range(..end)
+            .filter(move |(_, vma)| vma.end > first)
+            .map(|(start, vma)| (*start, vma))
+    }
+
+    /// Is every page of the range inside some VMA?
+    pub(crate) fn fully_mapped(&self, va: Va, pages: u64) -> bool {
+        let covered: u64 = self
+            .vmas_in(va, pages)
+            .map(|(start, vma)| vma.end.min(va.vpn() + pages) - start.max(va.vpn()))
+            .sum();
+        covered == pages
+    }
+
+    /// `get_unmapped_area`: addresses never used before, with a page left free in between.
+    pub(crate) fn unmapped_area(&mut self, pages: u64) -> Va {
+        let va = Va(self.next_va);
+        self.next_va += (pages + 1) * PAGE_SIZE;
+        va
+    }
+
+    pub(crate) fn insert(&mut self, va: Va, vma: Vma) {
+        self.vmas.insert(va.vpn(), vma);
+    }
+
+    /// `split_vma` at both ends of the range, so that VMAs begin and end there.
+    pub(crate) fn split(&mut self, va: Va, pages: u64) {
+        for at in [va.vpn(), va.vpn() + pages] {
+            let Some((&start, &vma)) = self.vmas.range(..at).next_back() else {
+                continue;
+            };
+            if at < vma.end {
+                self.vmas.insert(start, Vma { end: at, ..vma });
+                self.vmas.insert(
+                    at,
+                    Vma {
+                        first_pfn: Pfn(vma.first_pfn.0 + (at - start)),
+                        ..vma
+                    },
+                );
+            }
+        }
+    }
+
+    /// Removes the VMAs of the range (their PTEs were zapped before).
+    pub(crate) fn remove(&mut self, va: Va, pages: u64) {
+        self.split(va, pages);
+        let starts: Vec<u64> = self.vmas.range(va.vpn()..va.vpn() + pages).map(|(s, _)| *s).collect();
+        for start in starts {
+            self.vmas.remove(&start);
+        }
+    }
+
+    pub(crate) fn pte(&self, va: Va) -> Option<Pte> {
+        self.ptes.get(&va.vpn()).copied()
+    }
+
+    pub(crate) fn set_pte(&mut self, va: Va, pte: Pte) {
+        self.ptes.insert(va.vpn(), pte);
+    }
+
+    pub(crate) fn clear_pte(&mut self, va: Va) -> Option<Pte> {
+        self.ptes.remove(&va.vpn())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn anon(pages: u64) -> Vma {
+        Vma {
+            end: Va(MMAP_BASE).vpn() + pages,
+            prot: Prot::READ | Prot::WRITE,
+            flags: VmFlags::MTE_ALLOWED,
+            backing: Backing::Anon,
+            first_pfn: Pfn(0),
+        }
+    }
+
+    #[test]
+    fn split_vma_keeps_every_page_mapped_once() {
+        let mut mm = Mm::new("t");
+        mm.insert(Va(MMAP_BASE), anon(8));
+
+        mm.split(Va(MMAP_BASE + 5 * PAGE_SIZE), 1);
+
+        assert_eq!(mm.vmas.len(), 3);
+        assert!(mm.fully_mapped(Va(MMAP_BASE), 8));
+        assert_eq!(
+            mm.vma(Va(MMAP_BASE + 5 * PAGE_SIZE)).unwrap().1.end,
+            Va(MMAP_BASE).vpn() + 6
+        );
+    }
+
+    #[test]
+    fn removing_the_middle_leaves_a_hole() {
+        let mut mm = Mm::new("t");
+        mm.insert(Va(MMAP_BASE), anon(8));
+
+        mm.remove(Va(MMAP_BASE + PAGE_SIZE), 2);
+
+        assert!(mm.vma(Va(MMAP_BASE + PAGE_SIZE)).is_none());
+        assert!(mm.vma(Va(MMAP_BASE + 3 * PAGE_SIZE)).is_some());
+        assert!(!mm.fully_mapped(Va(MMAP_BASE), 8));
+    }
+}

@@ -1,0 +1,47 @@
+//! The saved-tag store: `mte_pages` of `arch/arm64/mm/mteswap.c`.
+//!
+//! **Models** an `XArray` keyed by swap entry whose values are 128-byte buffers (two tags a byte). **Leaves out** its
+//! allocation failing, and the tag compression that was posted but not merged.
+//!
+//! **Keeps**: one buffer a slot at most; storing again replaces it.
+
+use std::collections::BTreeMap;
+
+use tagvisor_arch::{PAGE_TAG_BYTES, PageTags};
+
+use crate::swap::SwpEntry;
+
+/// `mte_pages`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct MtePages(BTreeMap<SwpEntry, PageTags>);
+
+impl MtePages {
+    pub(crate) fn load(&self, entry: SwpEntry) -> Option<&PageTags> {
+        self.0.get(&entry)
+    }
+
+    pub(crate) fn store(&mut self, entry: SwpEntry, tags: PageTags) {
+        self.0.insert(entry, tags);
+    }
+
+    pub(crate) fn erase(&mut self, entry: SwpEntry) -> bool {
+        self.0.remove(&entry).is_some()
+    }
+
+    /// `mte_invalidate_tags_area`: every key of the device; returns the keys.
+    pub(crate) fn erase_all(&mut self) -> Vec<SwpEntry> {
+        std::mem::take(&mut self.0).into_keys().collect()
+    }
+
+    pub(crate) fn contains(&self, entry: SwpEntry) -> bool {
+        self.0.contains_key(&entry)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len() * PAGE_TAG_BYTES as u64
+    }
+}

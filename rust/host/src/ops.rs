@@ -1,0 +1,261 @@
+//! Operations: what an actor can be asked to do, and what it answers.
+//!
+//! **Models** the user of the machine: a guest's instruction, a process' access or system call, a reclaim of one page.
+//! Each is carried out by one task; the explorer interleaves the steps of several.
+
+use tagvisor_arch::{Fault, Ipa, PAGE_SIZE, Tag, Va};
+
+use crate::errno::{Errno, Signal};
+use crate::ids::{Actor, MmId, VcpuId, VmId};
+use crate::mm::{Backing, Prot};
+use crate::paths::PathId;
+use crate::step::Locals;
+
+/// A guest instruction at EL1. Pointers carry their logical tag in bits 59:56.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)] // the operands are those of the instruction
+pub enum GuestOp {
+    Ldg {
+        ptr: Va,
+    },
+    Stg {
+        ptr: Va,
+        tag: Tag,
+    },
+    St2g {
+        ptr: Va,
+        tag: Tag,
+    },
+    Stzg {
+        ptr: Va,
+        tag: Tag,
+    },
+    Load {
+        ptr: Va,
+        size: u8,
+    },
+    Store {
+        ptr: Va,
+        size: u8,
+        value: u64,
+    },
+    Ldgm {
+        ptr: Va,
+    },
+    Stgm {
+        ptr: Va,
+        bits: u64,
+    },
+    DcGva {
+        ptr: Va,
+        tag: Tag,
+    },
+    DcGzva {
+        ptr: Va,
+        tag: Tag,
+    },
+    DcZva {
+        ptr: Va,
+    },
+    Irg {
+        xn: u64,
+        xm: u64,
+    },
+    Addg {
+        xn: u64,
+        imm: u64,
+        tag_imm: u8,
+    },
+    Subg {
+        xn: u64,
+        imm: u64,
+        tag_imm: u8,
+    },
+    Gmi {
+        xn: u64,
+        mask: u64,
+    },
+    Subp {
+        xn: u64,
+        xm: u64,
+    },
+    /// Translation and tag check of an access, without moving data (replay).
+    Probe {
+        ptr: Va,
+        size: u8,
+        write: bool,
+    },
+}
+
+/// A process' own access at EL0, with synchronous tag checks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)]
+pub enum UserOp {
+    Load { ptr: Va, size: u8 },
+    Store { ptr: Va, size: u8, value: u64 },
+    Ldg { ptr: Va },
+    Stg { ptr: Va, tag: Tag },
+}
+
+/// Something an actor does, from start to answer.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Op {
+    /// Nothing (an idle task).
+    Nothing,
+    /// A vCPU executes one instruction, taking stage-2 faults until it completes.
+    Guest(VcpuId, GuestOp),
+    /// A process accesses its memory.
+    User(MmId, UserOp),
+    /// Reclaim of the page at an address: swap out and drop from the swap cache.
+    Evict(MmId, Va),
+    /// `munmap`.
+    Munmap(MmId, Va, u64),
+    /// `mmap(MAP_FIXED)` over what is there.
+    Replace(MmId, Va, u64, Backing, Prot, bool),
+    /// `madvise(MADV_DONTNEED)`.
+    DontNeed(MmId, Va, u64),
+    /// `mprotect`.
+    Mprotect(MmId, Va, u64, Prot),
+    /// `KVM_ARM_MTE_COPY_TAGS` from the guest: reads tags of whole pages.
+    CopyTagsFrom {
+        /// The VM.
+        vm: VmId,
+        /// Page-aligned guest address.
+        ipa: Ipa,
+        /// Number of pages.
+        pages: u32,
+        /// How many tags the user buffer holds before it ends.
+        room: u32,
+    },
+    /// `KVM_ARM_MTE_COPY_TAGS` to the guest: writes tags of whole pages.
+    CopyTagsTo {
+        /// The VM.
+        vm: VmId,
+        /// Page-aligned guest address.
+        ipa: Ipa,
+        /// Number of pages.
+        pages: u32,
+        /// One tag a byte; shorter than 256 a page when the user buffer ends early.
+        tags: Vec<u8>,
+    },
+    /// `swapoff`.
+    Swapoff,
+}
+
+/// The answer to an [`Op`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum OpResult {
+    /// Not finished.
+    None,
+    /// A value: a register, a byte count, 0.
+    Value(u64),
+    /// The system call failed, or `KVM_RUN` did.
+    Errno(Errno),
+    /// A process got a signal.
+    Signal(Signal),
+    /// The guest took an exception to EL1.
+    Exception(Fault),
+    /// `KVM_EXIT_MMIO`.
+    Mmio {
+        /// A store?
+        write: bool,
+        /// Where.
+        ipa: Ipa,
+        /// Bytes.
+        len: u8,
+        /// What was stored.
+        value: u64,
+    },
+    /// Tags read, one a byte; `covered` bytes of guest memory.
+    Tags {
+        /// The tags.
+        tags: Vec<u8>,
+        /// Bytes of guest memory they cover.
+        covered: u64,
+    },
+}
+
+impl OpResult {
+    pub(crate) fn from_ret(ret: i64) -> Self {
+        Errno::from_ret(ret).map_or_else(|| Self::Value(ret.unsigned_abs()), Self::Errno)
+    }
+}
+
+impl GuestOp {
+    /// Has the instruction a syndrome that KVM can emulate as MMIO (`ESR_EL2.ISV`)? Then: size and stored value.
+    pub(crate) fn as_mmio(self) -> Option<(u8, Option<u64>)> {
+        match self {
+            Self::Load { size, .. } => Some((size, None)),
+            Self::Store { size, value, .. } => Some((size, Some(value))),
+            _ => None,
+        }
+    }
+}
+
+impl Op {
+    /// Who does it.
+    pub fn actor(&self) -> Actor {
+        match *self {
+            Self::Guest(vcpu, _) => Actor::Vcpu(vcpu),
+            Self::User(mm, _)
+            | Self::Munmap(mm, ..)
+            | Self::Replace(mm, ..)
+            | Self::DontNeed(mm, ..)
+            | Self::Mprotect(mm, ..) => Actor::Process(mm),
+            Self::CopyTagsFrom { .. } | Self::CopyTagsTo { .. } | Self::Swapoff | Self::Nothing => {
+                Actor::Process(MmId(0))
+            }
+            Self::Evict(..) => Actor::Reclaim,
+        }
+    }
+
+    /// The path that carries it out, and its locals.
+    pub(crate) fn entry(&self) -> (PathId, Locals) {
+        let range = |mm, va: Va, pages: u64| Locals {
+            mm,
+            va,
+            end: va + pages * PAGE_SIZE,
+            ..Locals::default()
+        };
+        match *self {
+            Self::Nothing => (PathId::Nothing, Locals::default()),
+            Self::Guest(vcpu, _) => (
+                PathId::GuestAccess,
+                Locals {
+                    vcpu,
+                    vm: vcpu.vm,
+                    ..Locals::default()
+                },
+            ),
+            Self::User(mm, _) => (
+                PathId::UserAccess,
+                Locals {
+                    mm,
+                    ..Locals::default()
+                },
+            ),
+            Self::Evict(mm, va) => (PathId::ShrinkFolioList, range(mm, va.untagged().page(), 1)),
+            Self::Munmap(mm, va, pages) | Self::Replace(mm, va, pages, ..) => (PathId::Munmap, range(mm, va, pages)),
+            Self::DontNeed(mm, va, pages) => (PathId::MadviseDontneed, range(mm, va, pages)),
+            Self::Mprotect(mm, va, pages, _) => (PathId::Mprotect, range(mm, va, pages)),
+            Self::CopyTagsFrom { vm, ipa, .. } => (
+                PathId::CopyTagsFrom,
+                Locals {
+                    vm,
+                    ipa,
+                    ..Locals::default()
+                },
+            ),
+            Self::CopyTagsTo { vm, ipa, .. } => (
+                PathId::CopyTagsTo,
+                Locals {
+                    vm,
+                    ipa,
+                    write: true,
+                    ..Locals::default()
+                },
+            ),
+            Self::Swapoff => (PathId::Swapoff, Locals::default()),
+        }
+    }
+}

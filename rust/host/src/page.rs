@@ -1,0 +1,76 @@
+//! `struct page`: what the kernel knows of a frame.
+//!
+//! **Models** the flags that decide about tags (`PG_mte_tagged` = `PG_arch_2`, `PG_mte_lock` = `PG_arch_3`), the page
+//! lock, dirty and young state, the swap-cache binding (`page->private`), the reference count and the reverse mapping of
+//! an anonymous page. **Leaves out** folios of more than one page and pages mapped by several processes.
+//!
+//! **Keeps**: a free page has no flag set and no reference (`PAGE_FLAGS_CHECK_AT_PREP`); its tags stay as they were.
+
+use bitflags::bitflags;
+use tagvisor_arch::{Pfn, Va};
+use tagvisor_mem::PhysMem;
+
+use crate::ids::MmId;
+use crate::swap::SwpEntry;
+
+bitflags! {
+    /// Page flags.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub(crate) struct PageFlags: u16 {
+        /// `PG_mte_tagged`: tags are valid and belong to the page's content.
+        const MTE_TAGGED = 1 << 0;
+        /// `PG_mte_lock`: somebody is or was initialising the tags; a one-way latch.
+        const MTE_LOCK = 1 << 1;
+        /// `PG_locked`.
+        const LOCKED = 1 << 2;
+        /// `PG_dirty`: newer than its swap slot.
+        const DIRTY = 1 << 3;
+        /// Accessed since reclaim last looked.
+        const YOUNG = 1 << 4;
+        /// On the LRU list of the control group.
+        const LRU = 1 << 5;
+        /// Its tags came from `mte_pages` and were not saved again: what K1 = page-free has to know.
+        const RESTORED = 1 << 7;
+        /// Kernel-owned for ever: the zero page.
+        const RESERVED = 1 << 6;
+    }
+}
+
+/// One frame's `struct page`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) flags: PageFlags,
+    pub(crate) refcount: u32,
+    /// The swap-cache entry (`folio->swap`), while the page is in the swap cache.
+    pub(crate) swap: Option<SwpEntry>,
+    /// `anon_vma` in short: the one place an anonymous page belongs to.
+    pub(crate) mapping: Option<(MmId, Va)>,
+}
+
+/// All `struct page`s, found by frame; made when a frame is first used.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Pages(Vec<Page>);
+
+impl Pages {
+    /// The `struct page` of a frame in use.
+    pub(crate) fn get(&self, mem: &PhysMem, pfn: Pfn) -> &Page {
+        static UNUSED: Page = Page {
+            flags: PageFlags::empty(),
+            refcount: 0,
+            swap: None,
+            mapping: None,
+        };
+        mem.frame_index(pfn)
+            .and_then(|i| self.0.get(i as usize))
+            .unwrap_or(&UNUSED)
+    }
+
+    /// The `struct page` of a frame, to change.
+    pub(crate) fn get_mut(&mut self, mem: &mut PhysMem, pfn: Pfn) -> &mut Page {
+        let index = mem.touch(pfn) as usize;
+        if index >= self.0.len() {
+            self.0.resize(index + 1, Page::default());
+        }
+        &mut self.0[index]
+    }
+}

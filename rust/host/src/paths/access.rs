@@ -1,0 +1,451 @@
+//! Accesses: a guest's instruction and a process' own load, store or tag instruction.
+//!
+//! **Models** what happens around the instruction itself (whose semantics are `tagvisor-arch`'s): a guest instruction that
+//! faults at stage 2 exits to KVM and runs again; a user access that finds no PTE faults into `handle_mm_fault` and runs
+//! again. One attempt of an instruction is one atomic step. **Leaves out** stage 1 of the guest (the identity map, Normal
+//! Tagged, as with `HCR_EL2.{DC,DCT}`), asynchronous tag checks.
+//!
+//! **Keeps**: an instruction either completes or has no effect.
+
+use tagvisor_arch::walk::{check_s2_permission, walk_stage2};
+use tagvisor_arch::{
+    Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, PAGE_SIZE, Pa, Pfn, RgsrEl1, Stage, Tag, Tcf, Translation, Va, insn,
+};
+use tagvisor_mem::{TlbEntry, TlbFlags};
+
+use crate::errno::{Errno, Signal};
+use crate::ids::{Actor, MmId, VcpuId};
+use crate::log::{Key, note};
+use crate::mm::Pte;
+use crate::ops::{GuestOp, Op, OpResult, UserOp};
+use crate::page::PageFlags;
+use crate::paths::{PathId, fault};
+use crate::state::Host;
+use crate::step::{Flow, Io, Locals, Path, Step};
+
+pub(super) static GUEST_ACCESS: Path = Path {
+    name: "guest",
+    steps: &[
+        Step {
+            name: "execute",
+            run: guest_execute,
+        },
+        Step {
+            name: "kvm_handle_exit",
+            run: kvm_handle_exit,
+        },
+    ],
+};
+pub(super) static USER_ACCESS: Path = Path {
+    name: "user access",
+    steps: &[
+        Step {
+            name: "execute",
+            run: user_execute,
+        },
+        Step {
+            name: "mmap_read_lock",
+            run: fault::mmap_read_lock,
+        },
+        Step {
+            name: "do_page_fault",
+            run: |_, l, _| Flow::Call(PathId::HandleMmFault, *l),
+        },
+        Step {
+            name: "mmap_read_unlock",
+            run: user_fault_done,
+        },
+    ],
+};
+
+fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let Op::Guest(vcpu, op) = io.op else {
+        unreachable!("guest accesses are entered for Op::Guest only")
+    };
+    let mut cpu = host.vcpu(vcpu).cpu.clone();
+    let outcome = run_guest_op(&mut cpu, &mut GuestMmu::new(host, vcpu), op);
+    host.vcpu_mut(vcpu).cpu = cpu;
+    match outcome {
+        Ok(value) => {
+            if host.log.enabled {
+                host.note_guest_access(vcpu, op, value);
+            }
+            io.result = OpResult::Value(value);
+            Flow::Return(0)
+        }
+        Err(fault) if fault.stage == Stage::Two => {
+            l.ipa = fault.ipa;
+            l.write = fault.access == Access::Write;
+            l.permission = fault.kind == FaultKind::Permission;
+            Flow::Call(PathId::KvmHandleGuestAbort, *l)
+        }
+        Err(fault) => {
+            note!(host, [], "exception to EL1: {fault}");
+            io.result = OpResult::Exception(fault);
+            Flow::Return(0)
+        }
+    }
+}
+
+/// The fault was handled (run the guest again), went to the VMM as MMIO, or `KVM_RUN` fails.
+fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    match l.ret {
+        0 => Flow::To("execute"),
+        1 => Flow::Return(0),
+        ret => {
+            let errno = Errno::from_ret(ret).unwrap_or(Errno::Efault);
+            note!(host, [], "KVM_RUN returns -{errno} for ipa {}", l.ipa);
+            io.result = OpResult::Errno(errno);
+            Flow::Return(0)
+        }
+    }
+}
+
+/// The instruction, over the machine as this vCPU sees it.
+fn run_guest_op(cpu: &mut Cpu, mmu: &mut GuestMmu<'_>, op: GuestOp) -> Result<u64, Fault> {
+    let access = |write| if write { Access::Write } else { Access::Read };
+    Ok(match op {
+        GuestOp::Ldg { ptr } => insn::ldg(cpu, mmu, ptr)?.get().into(),
+        GuestOp::Stg { ptr, tag } => insn::stg(cpu, mmu, ptr, tag).map(|()| 0)?,
+        GuestOp::St2g { ptr, tag } => insn::st2g(cpu, mmu, ptr, tag).map(|()| 0)?,
+        GuestOp::Stzg { ptr, tag } => insn::stzg(cpu, mmu, ptr, tag).map(|()| 0)?,
+        GuestOp::Load { ptr, size } => insn::load(cpu, mmu, ptr, size)? as u64,
+        GuestOp::Store { ptr, size, value } => insn::store(cpu, mmu, ptr, size, value.into()).map(|()| 0)?,
+        GuestOp::Ldgm { ptr } => insn::ldgm(cpu, mmu, ptr)?,
+        GuestOp::Stgm { ptr, bits } => insn::stgm(cpu, mmu, ptr, bits).map(|()| 0)?,
+        GuestOp::DcGva { ptr, tag } => insn::dc_gva(cpu, mmu, ptr, tag).map(|()| 0)?,
+        GuestOp::DcGzva { ptr, tag } => insn::dc_gzva(cpu, mmu, ptr, tag).map(|()| 0)?,
+        GuestOp::DcZva { ptr } => insn::dc_zva(cpu, mmu, ptr).map(|()| 0)?,
+        GuestOp::Irg { xn, xm } => insn::irg(cpu, xn, xm),
+        GuestOp::Addg { xn, imm, tag_imm } => insn::addg(cpu, xn, imm, tag_imm),
+        GuestOp::Subg { xn, imm, tag_imm } => insn::subg(cpu, xn, imm, tag_imm),
+        GuestOp::Gmi { xn, mask } => insn::gmi(xn, mask),
+        GuestOp::Subp { xn, xm } => insn::subp(xn, xm),
+        GuestOp::Probe { ptr, size, write } => insn::probe(cpu, mmu, ptr, size, access(write)).map(|()| 0)?,
+    })
+}
+
+/// Memory as a vCPU sees it: stage 1 is the identity, stage 2 is walked in emulated memory.
+pub(crate) struct GuestMmu<'a> {
+    host: &'a mut Host,
+    vcpu: VcpuId,
+    /// Pages translated for this instruction, so that a physical granule is known by its guest page again.
+    seen: [Option<(Pfn, Ipa)>; 2],
+}
+
+impl<'a> GuestMmu<'a> {
+    pub(crate) fn new(host: &'a mut Host, vcpu: VcpuId) -> Self {
+        Self {
+            host,
+            vcpu,
+            seen: [None; 2],
+        }
+    }
+
+    /// Where in the VMM the granule's page belongs.
+    fn owner(&self, pa: Pa) -> Option<(MmId, Va)> {
+        let (_, ipa) = self.seen.iter().flatten().find(|(pfn, _)| *pfn == pa.pfn())?;
+        let kvm = self.host.vm(self.vcpu.vm);
+        Some((kvm.mm, kvm.memslot(ipa.gfn())?.hva(ipa.gfn())))
+    }
+}
+
+impl insn::Mmu for GuestMmu<'_> {
+    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
+        let ipa = Ipa(ptr.untagged().0);
+        let vm = self.vcpu.vm;
+        let regime = self.host.vm(vm).stage2(vm);
+        let walked = walk_stage2(&mut self.host.mem, &regime, ipa)
+            .and_then(|walk| check_s2_permission(&walk, access).map(|()| walk));
+        let walk = walked.map_err(|f| Fault {
+            kind: f.kind,
+            stage: Stage::Two,
+            level: f.level,
+            access,
+            va: ptr,
+            ipa,
+            isv,
+            size,
+        })?;
+        let (pfn, device) = (walk.pa.pfn(), walk.attrs.mem.is_device());
+        // No "tagged" bit exists at stage 2: Normal Write-Back and a Tagged stage 1 make Tagged memory.
+        let tagged = walk.attrs.mem == tagvisor_arch::desc::MemAttr::NormalWb;
+        let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
+        self.seen[free] = Some((pfn, ipa.page()));
+        self.host
+            .tlb_fill(self.vcpu, ptr, pfn, walk.attrs.write, tagged, device);
+        if self.host.is_counted(pfn) {
+            self.host.set_flag(pfn, PageFlags::YOUNG, true);
+        }
+        Ok(Translation {
+            pa: walk.pa,
+            tagged,
+            device,
+        })
+    }
+
+    fn read(&mut self, pa: Pa, buf: &mut [u8]) {
+        self.host.mem.read(pa, buf);
+    }
+
+    fn write(&mut self, pa: Pa, buf: &[u8]) {
+        self.host.mem.write(pa, buf);
+    }
+
+    fn tag(&mut self, pa: Pa) -> Tag {
+        let tag = self.host.mem.tag(pa);
+        if let Some(at) = self.owner(pa) {
+            self.host
+                .ledger_tag_read(pa.pfn(), pa.granule(), tag, at, Actor::Vcpu(self.vcpu));
+        }
+        tag
+    }
+
+    fn set_tag(&mut self, pa: Pa, tag: Tag) {
+        self.host.mem.set_tag(pa, tag);
+        if let Some(at) = self.owner(pa) {
+            self.host
+                .ledger
+                .tag_written(pa.pfn(), pa.granule(), tag, at, Actor::Vcpu(self.vcpu));
+        }
+    }
+}
+
+fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let Op::User(mm, op) = io.op else {
+        unreachable!("user accesses are entered for Op::User only")
+    };
+    let cpu = el0_cpu();
+    let mut mmu = UserMmu {
+        host,
+        mm,
+        seen: [None; 2],
+    };
+    let outcome = match op {
+        UserOp::Load { ptr, size } => insn::load(&cpu, &mut mmu, ptr, size).map(|v| v as u64),
+        UserOp::Store { ptr, size, value } => insn::store(&cpu, &mut mmu, ptr, size, value.into()).map(|()| 0),
+        UserOp::Ldg { ptr } => insn::ldg(&cpu, &mut mmu, ptr).map(|t| t.get().into()),
+        UserOp::Stg { ptr, tag } => insn::stg(&cpu, &mut mmu, ptr, tag).map(|()| 0),
+    };
+    match outcome {
+        Ok(value) => {
+            if host.log.enabled {
+                host.note_user_access(mm, op, value);
+            }
+            io.result = OpResult::Value(value);
+            Flow::Return(0)
+        }
+        Err(fault) if matches!(fault.kind, FaultKind::Translation | FaultKind::Permission) => {
+            l.va = fault.va.untagged().page();
+            l.write = fault.access == Access::Write;
+            Flow::Next
+        }
+        Err(fault) => {
+            let signal = match fault.kind {
+                FaultKind::TagCheck => Signal::SegvMteSerr { addr: fault.va },
+                FaultKind::Alignment => Signal::SigBus { addr: fault.va },
+                _ => Signal::SegvMapErr { addr: fault.va },
+            };
+            note!(host, [], "{signal}");
+            io.result = OpResult::Signal(signal);
+            Flow::Return(0)
+        }
+    }
+}
+
+/// A process that asked for synchronous checks and the tagged address ABI.
+fn el0_cpu() -> Cpu {
+    Cpu {
+        gcr: GcrEl1::new(),
+        rgsr: RgsrEl1::new(),
+        tco: false,
+        tcf: Tcf::Sync,
+        tbi: true,
+        ata: true,
+        el: 0,
+    }
+}
+
+fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    host.mm_mut(l.mm).mmap_lock.read_unlock();
+    if l.ret >= 0 {
+        return Flow::To("execute");
+    }
+    let addr = l.va;
+    let signal = match l.out {
+        fault::MAPERR => Signal::SegvMapErr { addr },
+        fault::ACCERR => Signal::SegvAccErr { addr },
+        _ => Signal::SigBus { addr },
+    };
+    note!(host, [], "{signal}");
+    io.result = OpResult::Signal(signal);
+    Flow::Return(0)
+}
+
+/// Memory as a process sees it through its PTEs.
+struct UserMmu<'a> {
+    host: &'a mut Host,
+    mm: MmId,
+    seen: [Option<(Pfn, Va)>; 2],
+}
+
+impl UserMmu<'_> {
+    fn owner(&self, pa: Pa) -> Option<(MmId, Va)> {
+        let (_, va) = self.seen.iter().flatten().find(|(pfn, _)| *pfn == pa.pfn())?;
+        Some((self.mm, *va))
+    }
+}
+
+impl insn::Mmu for UserMmu<'_> {
+    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
+        let va = ptr.untagged();
+        let failed = |kind| Fault {
+            kind,
+            stage: Stage::One,
+            level: 3,
+            access,
+            va: ptr,
+            ipa: Ipa(0),
+            isv,
+            size,
+        };
+        let write = access == Access::Write;
+        let Some(Pte::Present {
+            pfn,
+            write: writable,
+            tagged,
+            special,
+            ..
+        }) = self.host.mm(self.mm).pte(va)
+        else {
+            return Err(failed(FaultKind::Translation));
+        };
+        // PROT_NONE keeps the PTE but takes user access away; the VMA knows.
+        let readable = self
+            .host
+            .mm(self.mm)
+            .vma(va)
+            .is_some_and(|(_, v)| v.prot.contains(crate::mm::Prot::READ));
+        if write && !writable || !readable {
+            return Err(failed(FaultKind::Permission));
+        }
+        if write {
+            let pte = Pte::Present {
+                pfn,
+                write: true,
+                dirty: true,
+                tagged,
+                special,
+            };
+            self.host.mm_mut(self.mm).set_pte(va, pte);
+        }
+        if self.host.is_counted(pfn) {
+            self.host.set_flag(pfn, PageFlags::YOUNG, true);
+        }
+        let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
+        self.seen[free] = Some((pfn, va.page()));
+        let device = !self.host.pfn_valid(pfn);
+        Ok(Translation {
+            pa: pfn.base() + va.page_offset(),
+            tagged,
+            device,
+        })
+    }
+
+    fn read(&mut self, pa: Pa, buf: &mut [u8]) {
+        self.host.mem.read(pa, buf);
+    }
+
+    fn write(&mut self, pa: Pa, buf: &[u8]) {
+        self.host.mem.write(pa, buf);
+    }
+
+    fn tag(&mut self, pa: Pa) -> Tag {
+        let tag = self.host.mem.tag(pa);
+        if let Some(at) = self.owner(pa) {
+            self.host
+                .ledger_tag_read(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
+        }
+        tag
+    }
+
+    fn set_tag(&mut self, pa: Pa, tag: Tag) {
+        self.host.mem.set_tag(pa, tag);
+        if let Some(at) = self.owner(pa) {
+            self.host
+                .ledger
+                .tag_written(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn vcpu(&self, id: VcpuId) -> &crate::kvm::Vcpu {
+        &self.vm(id.vm).vcpus[id.index as usize]
+    }
+
+    pub(crate) fn vcpu_mut(&mut self, id: VcpuId) -> &mut crate::kvm::Vcpu {
+        &mut self.vm_mut(id.vm).vcpus[id.index as usize]
+    }
+
+    fn tlb_fill(&mut self, vcpu: VcpuId, ptr: Va, pfn: Pfn, write: bool, tagged: bool, device: bool) {
+        if self.tlb_bits == 0 {
+            return;
+        }
+        let mut flags = TlbFlags::READ;
+        flags.set(TlbFlags::WRITE, write);
+        flags.set(TlbFlags::TAGGED, tagged && self.vm(vcpu.vm).mte);
+        flags.set(TlbFlags::DEVICE, device);
+        let entry = TlbEntry {
+            page: ptr.untagged().0 / PAGE_SIZE,
+            frame: self.mem.touch(pfn),
+            flags,
+            pfn,
+        };
+        self.vcpu_mut(vcpu).tlb.fill(entry);
+    }
+
+    fn note_guest_access(&mut self, vcpu: VcpuId, op: GuestOp, value: u64) {
+        let kvm = self.vm(vcpu.vm);
+        let (text, ptr) = describe_guest(op, value);
+        let Some(ptr) = ptr else { return };
+        let gfn = Ipa(ptr.untagged().0).gfn();
+        let Some(at) = kvm.memslot(gfn).map(|slot| (kvm.mm, slot.hva(gfn))) else {
+            return;
+        };
+        self.log.push(&[Key::page(at.0, at.1)], text);
+    }
+
+    fn note_user_access(&mut self, mm: MmId, op: UserOp, value: u64) {
+        let (text, ptr) = match op {
+            UserOp::Load { ptr, .. } => (format!("load {ptr} -> {value:#x}"), ptr),
+            UserOp::Store { ptr, value, .. } => (format!("store {value:#x} to {ptr}"), ptr),
+            UserOp::Ldg { ptr } => (format!("LDG {ptr} -> tag {value:x}"), ptr),
+            UserOp::Stg { ptr, tag } => (format!("STG {ptr}, tag {tag}"), ptr),
+        };
+        self.log.push(&[Key::page(mm, ptr.untagged())], text);
+    }
+}
+
+/// The instruction in words; register forms and probes have no line.
+fn describe_guest(op: GuestOp, value: u64) -> (String, Option<Va>) {
+    match op {
+        GuestOp::Ldg { ptr } => (format!("LDG {ptr} -> tag {value:x}"), Some(ptr)),
+        GuestOp::Stg { ptr, tag } => (format!("STG {ptr}, tag {tag}"), Some(ptr)),
+        GuestOp::St2g { ptr, tag } => (format!("ST2G {ptr}, tag {tag}"), Some(ptr)),
+        GuestOp::Stzg { ptr, tag } => (format!("STZG {ptr}, tag {tag}"), Some(ptr)),
+        GuestOp::Load { ptr, .. } => (format!("load {ptr} -> {value:#x}"), Some(ptr)),
+        GuestOp::Store { ptr, value, .. } => (format!("store {value:#x} to {ptr}"), Some(ptr)),
+        GuestOp::Ldgm { ptr } => (format!("LDGM {ptr} -> {value:#x}"), Some(ptr)),
+        GuestOp::Stgm { ptr, bits } => (format!("STGM {ptr}, {bits:#x}"), Some(ptr)),
+        GuestOp::DcGva { ptr, tag } => (format!("DC GVA {ptr}, tag {tag}"), Some(ptr)),
+        GuestOp::DcGzva { ptr, tag } => (format!("DC GZVA {ptr}, tag {tag}"), Some(ptr)),
+        GuestOp::DcZva { ptr } => (format!("DC ZVA {ptr}"), Some(ptr)),
+        GuestOp::Irg { .. }
+        | GuestOp::Addg { .. }
+        | GuestOp::Subg { .. }
+        | GuestOp::Gmi { .. }
+        | GuestOp::Subp { .. }
+        | GuestOp::Probe { .. } => (String::new(), None),
+    }
+}

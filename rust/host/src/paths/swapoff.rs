@@ -1,0 +1,117 @@
+//! swapoff: everything comes back, then what is left of the tag store goes.
+//!
+//! **Models** `SYSCALL_DEFINE1(swapoff)` (mm/swapfile.c): no slot is offered any more, `try_to_unuse` swaps every entry in,
+//! pages still bound to slots let go, then `arch_swap_invalidate_area`. **Leaves out** turning swap on again.
+
+use tagvisor_arch::{PAGE_SIZE, Va};
+
+use crate::ids::MmId;
+use crate::log::{Key, note};
+use crate::mm::Pte;
+use crate::page::PageFlags;
+use crate::paths::PathId;
+use crate::state::Host;
+use crate::step::{Flow, Io, Locals, Path, Step};
+
+pub(super) static SWAPOFF: Path = Path {
+    name: "swapoff",
+    steps: &[
+        Step {
+            name: "clear SWP_WRITEOK",
+            run: |host, _, _| {
+                host.swap.set_writeok(false);
+                Flow::Next
+            },
+        },
+        Step {
+            name: "try_to_unuse",
+            run: try_to_unuse,
+        },
+        Step {
+            name: "unuse_pte",
+            run: unuse_pte,
+        },
+        Step {
+            name: "unuse_mm done",
+            run: |host, l, _| {
+                host.mm_mut(l.mm).mmap_lock.read_unlock();
+                if l.ret < 0 {
+                    host.swap.set_writeok(true);
+                    return Flow::Return(l.ret);
+                }
+                Flow::To("try_to_unuse")
+            },
+        },
+        Step {
+            name: "folio_free_swap",
+            run: folio_free_swap,
+        },
+        Step {
+            name: "arch_swap_invalidate_area",
+            run: arch_swap_invalidate_area,
+        },
+    ],
+};
+
+fn try_to_unuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let swapped = |(i, mm): (usize, &crate::mm::Mm)| {
+        mm.ptes
+            .iter()
+            .find(|(_, pte)| matches!(pte, Pte::Swap(_)))
+            .map(|(vpn, _)| (i as u32, *vpn))
+    };
+    let Some((mm, vpn)) = host.mms.iter().enumerate().find_map(swapped) else {
+        return Flow::To("folio_free_swap");
+    };
+    if !host.mms[mm as usize].mmap_lock.try_read() {
+        return Flow::Blocked;
+    }
+    (l.mm, l.va) = (MmId(mm), Va(vpn * PAGE_SIZE));
+    Flow::Next
+}
+
+fn unuse_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    match host.mm(l.mm).pte(l.va) {
+        Some(Pte::Swap(entry)) => Flow::Call(
+            PathId::DoSwapPage,
+            Locals {
+                entry: Some(entry),
+                write: false,
+                ..*l
+            },
+        ),
+        _ => Flow::Next,
+    }
+}
+
+/// Pages that are mapped again but still bound to their slot: the binding goes, and with it the slot.
+fn folio_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let Some((entry, pfn)) = host.swap.first_cached() else {
+        return Flow::Next;
+    };
+    if host.has_flag(pfn, PageFlags::LOCKED) {
+        return Flow::Blocked;
+    }
+    host.page_mut(pfn).swap = None;
+    host.set_flag(pfn, PageFlags::DIRTY, true);
+    host.swap.delete_from_swap_cache(entry);
+    // Back to this step until no page is bound: the call returns to the step after, which loops.
+    Flow::Call(
+        PathId::SwapRangeFree,
+        Locals {
+            entry: Some(entry),
+            ..*l
+        },
+    )
+}
+
+fn arch_swap_invalidate_area(host: &mut Host, _: &mut Locals, _: &mut Io) -> Flow {
+    if host.swap.first_cached().is_some() {
+        return Flow::To("folio_free_swap");
+    }
+    for entry in host.mte_pages.erase_all() {
+        host.ledger.slot_touched(entry);
+        note!(host, [Key::Slot(entry)], "mte_pages[{entry}] erased: swapoff");
+    }
+    Flow::Return(0)
+}

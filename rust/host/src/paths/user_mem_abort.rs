@@ -1,0 +1,251 @@
+//! The stage-2 fault path.
+//!
+//! **Models** `kvm_handle_guest_abort` and `user_mem_abort` (arch/arm64/kvm/mmu.c) in the order of 6.3 and later: the VMA is
+//! looked at and the notifier sequence sampled under `mmap_lock`, the page is brought in with no lock held, and under
+//! `mmu_lock` a changed sequence sends the guest back to fault again. **Leaves out** block mappings, nested
+//! virtualisation, guest_memfd, poisoned pages.
+//!
+//! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and never on a permission fault (K19).
+
+use crate::errno::Errno;
+use crate::kvm::SLOT_READONLY;
+use crate::log::{Key, note};
+use crate::mm::VmFlags;
+use crate::ops::{Op, OpResult};
+use crate::page::PageFlags;
+use crate::paths::PathId;
+use crate::policy::{FaultLock, SharedBacking, Untaggable};
+use crate::state::Host;
+use crate::step::{Flow, Io, Locals, Path, Step};
+
+pub(super) static KVM_HANDLE_GUEST_ABORT: Path = Path {
+    name: "kvm_handle_guest_abort",
+    steps: &[Step {
+        name: "gfn_to_memslot",
+        run: gfn_to_memslot,
+    }],
+};
+
+pub(super) static USER_MEM_ABORT: Path = Path {
+    name: "user_mem_abort",
+    steps: &[
+        Step {
+            name: "mmap_read_lock",
+            run: super::fault::mmap_read_lock,
+        },
+        Step {
+            name: "vma_lookup",
+            run: vma_lookup,
+        },
+        Step {
+            name: "mmu_seq = mmu_invalidate_seq",
+            run: sample_seq,
+        },
+        Step {
+            name: "__gfn_to_pfn_memslot",
+            run: |_, l, _| Flow::Call(PathId::GetUserPages, *l),
+        },
+        Step {
+            name: "kvm_is_device_pfn",
+            run: kvm_is_device_pfn,
+        },
+        Step {
+            name: "kvm_fault_lock",
+            run: kvm_fault_lock,
+        },
+        Step {
+            name: "mmu_invalidate_retry",
+            run: mmu_invalidate_retry,
+        },
+        Step {
+            name: "kvm_vma_mte_allowed",
+            run: kvm_vma_mte_allowed,
+        },
+        Step {
+            name: "kvm_pgtable_stage2_map",
+            run: kvm_pgtable_stage2_map,
+        },
+        Step {
+            name: "kvm_fault_unlock",
+            run: kvm_fault_unlock,
+        },
+    ],
+};
+
+/// A fault outside every slot, or a write to a read-only one, goes to the VMM: as MMIO when the instruction has a
+/// syndrome, as -ENOSYS when it has none (tag and DC instructions).
+fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let slot = host.vm(l.vm).memslot(l.ipa.gfn()).cloned();
+    if let Some(slot) = slot.filter(|s| !(l.write && s.flags & SLOT_READONLY != 0)) {
+        l.mm = host.vm(l.vm).mm;
+        l.va = slot.hva(l.ipa.gfn());
+        l.device = slot.device;
+        host.stats.stage2_faults += 1;
+        note!(
+            host,
+            [Key::page(l.mm, l.va)],
+            "stage-2 {} fault at ipa {}: {}",
+            if l.permission { "permission" } else { "translation" },
+            l.ipa.page(),
+            host.place(l.mm, l.va)
+        );
+        return Flow::Tail(PathId::UserMemAbort, *l);
+    }
+    let Op::Guest(_, op) = io.op else {
+        unreachable!("only guests fault at stage 2")
+    };
+    match op.as_mmio() {
+        Some((len, value)) => {
+            io.result = OpResult::Mmio {
+                write: value.is_some(),
+                ipa: l.ipa,
+                len,
+                value: value.unwrap_or(0),
+            };
+            Flow::Return(1)
+        }
+        None => Flow::Return(Errno::Enosys.ret()),
+    }
+}
+
+fn vma_lookup(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let flags = host.mm(l.mm).vma(l.va).map(|(_, v)| v.flags);
+    let Some(flags) = flags else {
+        host.mm_mut(l.mm).mmap_lock.read_unlock();
+        return Flow::Return(Errno::Efault.ret());
+    };
+    l.mte_allowed = flags.contains(VmFlags::MTE_ALLOWED);
+    l.shared = flags.contains(VmFlags::SHARED);
+    l.pfnmap = flags.contains(VmFlags::PFNMAP);
+    Flow::Next
+}
+
+fn sample_seq(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    l.seq = host.vm(l.vm).mmu_invalidate_seq;
+    host.mm_mut(l.mm).mmap_lock.read_unlock();
+    Flow::Next
+}
+
+/// K22 by frame: which memory is mapped as Device? Under K23 = slot only what the slot said when it was added counts.
+fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if l.ret < 0 {
+        return Flow::Return(Errno::Efault.ret());
+    }
+    let pfn = tagvisor_arch::Pfn(l.ret.unsigned_abs());
+    l.pfn = Some(pfn);
+    l.writable = l.out == 1;
+    let mte = host.vm(l.vm).mte;
+    l.device = match host.policy.untaggable {
+        Untaggable::Device | Untaggable::DeviceElseRefuse if host.policy.checked_at.at_fault() || !mte => {
+            !host.pfn_is_map_memory(pfn)
+        }
+        Untaggable::Refuse => l.pfnmap && !host.pfn_is_map_memory(pfn),
+        // pfn_valid: device memory has no struct page whatever the policy says.
+        _ => l.device || !host.pfn_valid(pfn),
+    };
+    Flow::Next
+}
+
+fn kvm_fault_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let exclusive = host.policy.fault_lock == FaultLock::Exclusive;
+    let lock = &mut host.vm_mut(l.vm).mmu_lock;
+    let taken = if exclusive { lock.try_write() } else { lock.try_read() };
+    if taken { Flow::Next } else { Flow::Blocked }
+}
+
+fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let kvm = host.vm(l.vm);
+    if kvm.mmu_invalidate_in_progress == 0 && kvm.mmu_invalidate_seq == l.seq {
+        return Flow::Next;
+    }
+    host.stats.stage2_retries += 1;
+    note!(
+        host,
+        [Key::page(l.mm, l.va)],
+        "a notifier ran since mmu_seq was sampled: the guest faults again"
+    );
+    (l.ret, l.writable) = (0, false);
+    Flow::To("kvm_fault_unlock")
+}
+
+/// K21 to K23 and K18: may the page be in an MTE guest, and are its tags fit to be seen?
+fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    l.ret = 0;
+    if l.permission || l.device || !host.vm(l.vm).mte {
+        return Flow::Next;
+    }
+    let pfn = l.pfn.expect("brought in");
+    let policy = &host.policy;
+    let refused = policy.checked_at.at_fault()
+        && (policy.shared_backing == SharedBacking::Refused && l.shared
+            || match policy.untaggable {
+                Untaggable::Cacheable => false,
+                Untaggable::Device => !host.pfn_online(pfn),
+                Untaggable::DeviceElseRefuse | Untaggable::Refuse => !l.mte_allowed,
+            });
+    if refused {
+        note!(
+            host,
+            [Key::page(l.mm, l.va), Key::Frame(pfn)],
+            "{} may not back an MTE guest: -EFAULT",
+            host.place(l.mm, l.va)
+        );
+        l.ret = Errno::Efault.ret();
+        return Flow::To("kvm_fault_unlock");
+    }
+    Flow::Call(PathId::SanitiseMteTags, *l)
+}
+
+fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let pfn = l.pfn.expect("brought in");
+    // A read fault is mapped read-only while the slot logs writes; the zero page always is.
+    l.writable &= l.write || !host.slot_logs_dirty(l.vm, l.ipa);
+    let (write, kind) = (l.writable, if l.device { "Device-nGnRE" } else { "Normal Write-Back" });
+    if l.permission {
+        host.stage2_relax_perms(l.vm, l.ipa, pfn);
+    } else {
+        if host
+            .stage2_map(l.vm, l.ipa.page(), pfn, Host::stage2_attrs(l.device, write))
+            .is_none()
+        {
+            l.ret = Errno::Enomem.ret();
+            return Flow::Next;
+        }
+        if host.vm(l.vm).mte && !l.device {
+            host.ledger_mapped(l.vm, l.ipa, pfn, (l.mm, l.va));
+        }
+    }
+    let access = if write { "read-write" } else { "read-only" };
+    note!(
+        host,
+        [Key::page(l.mm, l.va), Key::Frame(pfn)],
+        "ipa {} mapped {kind}, {access}, to pfn {:#x}",
+        l.ipa.page(),
+        pfn.0
+    );
+    l.ret = 0;
+    Flow::Next
+}
+
+/// `kvm_release_faultin_page` (dirty if mapped writable), `mark_page_dirty`, unlock.
+fn kvm_fault_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let pfn = l.pfn.expect("brought in");
+    if l.ret == 0 && l.writable && host.pfn_is_map_memory(pfn) {
+        host.set_flag(pfn, PageFlags::DIRTY, true);
+    }
+    if host.policy.fault_lock == FaultLock::Exclusive {
+        host.vm_mut(l.vm).mmu_lock.write_unlock();
+    } else {
+        host.vm_mut(l.vm).mmu_lock.read_unlock();
+    }
+    release_pfn(host, l, pfn)
+}
+
+/// Drops the GUP reference; the page is freed if the VMM let go of it meanwhile.
+fn release_pfn(host: &mut Host, l: &Locals, pfn: tagvisor_arch::Pfn) -> Flow {
+    if host.put_page(pfn) {
+        // The fault's own result is 0 here: it found a notifier and the guest retries.
+        return Flow::Tail(PathId::FreeUnrefPage, Locals { entry: None, ..*l });
+    }
+    Flow::Return(l.ret)
+}

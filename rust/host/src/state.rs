@@ -1,0 +1,260 @@
+//! The whole host as one value.
+//!
+//! **Keeps**: everything a step reads or writes is in [`Host`]; two hosts with equal [`Host::encode`] behave alike for
+//! ever (statistics, log and recorded violations are left out of it).
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+
+use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, Va};
+use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
+
+use crate::buddy::Buddy;
+use crate::config::{Config, ConfigError};
+use crate::ids::{MmId, VmId};
+use crate::kvm::Kvm;
+use crate::ledger::Ledger;
+use crate::log::Log;
+use crate::mm::Mm;
+use crate::mteswap::MtePages;
+use crate::page::{Page, PageFlags, Pages};
+use crate::policy::{Policy, ZeroPage};
+use crate::swap::SwapDevice;
+use crate::verdict::Violation;
+
+/// Where RAM starts, as on QEMU's and most boards' memory maps.
+const RAM_BASE: u64 = 0x4000_0000;
+
+macro_rules! stats {
+    ($($(#[doc = $doc:literal])+ $name:ident,)*) => {
+        /// Counters of what the host did.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Stats { $($(#[doc = $doc])+ pub $name: u64,)* }
+
+        impl Stats {
+            /// Names and values, in a fixed order.
+            pub fn entries(&self) -> Vec<(&'static str, u64)> { vec![$((stringify!($name), self.$name),)*] }
+        }
+    };
+}
+
+stats! {
+    /// Stage-2 faults that reached `user_mem_abort`.
+    stage2_faults,
+    /// Faults given up because a notifier ran in between (`mmu_invalidate_retry`).
+    stage2_retries,
+    /// Pages written to swap.
+    swap_outs,
+    /// Pages read from swap.
+    swap_ins,
+    /// `mte_save_tags` that stored a buffer.
+    tag_saves,
+    /// `mte_restore_tags` that wrote tags back.
+    tag_restores,
+    /// Pages whose tags were cleared (zeroing allocation, `mte_sync_tags`, `sanitise_mte_tags`).
+    page_tag_clears,
+    /// `mmu_notifier_invalidate_range_start` calls that reached a VM.
+    notifier_invalidations,
+    /// Buffers in `mte_pages` now.
+    saved_tag_pages,
+    /// Their bytes.
+    saved_tag_bytes,
+    /// The most there were.
+    saved_tag_bytes_peak,
+    /// Swap slots in use now.
+    swap_slots_used,
+    /// Anonymous pages resident now.
+    resident_pages,
+    /// Frames never used or free now.
+    free_pages,
+}
+
+/// A machine: memory, kernel state, VMs, and the ledger that judges it.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// The decisions.
+    pub policy: Policy,
+    pub(crate) mem: PhysMem,
+    pub(crate) pages: Pages,
+    pub(crate) buddy: Buddy,
+    pub(crate) zero_pfn: Pfn,
+    /// Next unused frame of the `ZONE_DEVICE` and of the device region.
+    pub(crate) zone_device: Buddy,
+    pub(crate) mmio: Buddy,
+    pub(crate) mms: Vec<Mm>,
+    pub(crate) swap: SwapDevice,
+    pub(crate) mte_pages: MtePages,
+    pub(crate) vms: Vec<Kvm>,
+    /// Pages in the order reclaim will look at them.
+    pub(crate) lru: VecDeque<Pfn>,
+    pub(crate) resident: u64,
+    pub(crate) tlb_bits: u32,
+    pub(crate) seed: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) log: Log,
+    pub(crate) stats: Stats,
+    pub(crate) violations: Vec<Violation>,
+}
+
+fn region(base: u64, size: u64, kind: RegionKind, name: &'static str) -> Region {
+    Region {
+        base: Pa(base),
+        size,
+        kind,
+        online: kind == RegionKind::Ram,
+        name: name.into(),
+    }
+}
+
+impl Host {
+    /// Boots a machine: the zero page exists, everything else is free.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let zone_device = RAM_BASE + config.memory;
+        let mmio = zone_device + config.zone_device;
+        let regions = [
+            region(RAM_BASE, config.memory, RegionKind::Ram, "System RAM"),
+            region(
+                zone_device,
+                config.zone_device,
+                RegionKind::RamNoTags,
+                "Persistent Memory",
+            ),
+            region(mmio, config.mmio, RegionKind::Device, "PCI BAR"),
+        ];
+        let mem =
+            PhysMem::new(regions.into_iter().filter(|r| r.size > 0).collect()).map_err(|e: MemError| ConfigError {
+                argument: "memory",
+                value: e.to_string(),
+                expected: "a memory map".into(),
+            })?;
+        let frames = |base: u64, bytes: u64| Buddy::new(Pa(base).pfn(), bytes / PAGE_SIZE);
+        let mut host = Self {
+            policy: config.policy.clone(),
+            mem,
+            pages: Pages::default(),
+            buddy: frames(RAM_BASE, config.memory),
+            zero_pfn: Pa(RAM_BASE).pfn(),
+            zone_device: frames(zone_device, config.zone_device),
+            mmio: frames(mmio, config.mmio),
+            mms: Vec::new(),
+            swap: SwapDevice::new(config.swap_kind, config.swap),
+            mte_pages: MtePages::default(),
+            vms: Vec::new(),
+            lru: VecDeque::new(),
+            resident: 0,
+            tlb_bits: config.tlb_bits,
+            seed: config.seed,
+            ledger: Ledger::new(config.ledger),
+            log: Log::new(config.log),
+            stats: Stats::default(),
+            violations: Vec::new(),
+        };
+        host.cpu_enable_mte();
+        Ok(host)
+    }
+
+    /// `cpu_enable_mte`: the zero page's tags are cleared once; K15 says whether it is flagged.
+    fn cpu_enable_mte(&mut self) {
+        let zero = self.buddy.alloc_unused(1).expect("memory has its minimum size");
+        self.mem.set_page_tags(zero, &PageTags::ZERO);
+        let page = self.page_mut(zero);
+        page.refcount = 1;
+        page.flags = PageFlags::RESERVED;
+        if self.policy.zero_page == ZeroPage::Flagged {
+            self.page_mut(zero).flags |= PageFlags::MTE_TAGGED | PageFlags::MTE_LOCK;
+        }
+    }
+
+    pub(crate) fn page(&self, pfn: Pfn) -> &Page {
+        self.pages.get(&self.mem, pfn)
+    }
+
+    pub(crate) fn page_mut(&mut self, pfn: Pfn) -> &mut Page {
+        self.pages.get_mut(&mut self.mem, pfn)
+    }
+
+    pub(crate) fn has_flag(&self, pfn: Pfn, flag: PageFlags) -> bool {
+        self.page(pfn).flags.contains(flag)
+    }
+
+    pub(crate) fn set_flag(&mut self, pfn: Pfn, flag: PageFlags, on: bool) {
+        self.page_mut(pfn).flags.set(flag, on);
+    }
+
+    pub(crate) fn mm(&self, mm: MmId) -> &Mm {
+        &self.mms[mm.0 as usize]
+    }
+
+    pub(crate) fn mm_mut(&mut self, mm: MmId) -> &mut Mm {
+        &mut self.mms[mm.0 as usize]
+    }
+
+    pub(crate) fn vm(&self, vm: VmId) -> &Kvm {
+        &self.vms[vm.0 as usize]
+    }
+
+    pub(crate) fn vm_mut(&mut self, vm: VmId) -> &mut Kvm {
+        &mut self.vms[vm.0 as usize]
+    }
+
+    /// A page's place in words: `vmm page 0x00007f0000000000`.
+    pub(crate) fn place(&self, mm: MmId, va: Va) -> String {
+        format!("{} page {}", self.mm(mm).name, va.page())
+    }
+
+    /// `pfn_is_map_memory`: RAM known to memblock, mapped in the linear map.
+    pub(crate) fn pfn_is_map_memory(&self, pfn: Pfn) -> bool {
+        self.mem.region_of(pfn).is_some_and(|r| r.kind == RegionKind::Ram)
+    }
+
+    /// `pfn_valid`: has a `struct page`, `ZONE_DEVICE` included.
+    pub(crate) fn pfn_valid(&self, pfn: Pfn) -> bool {
+        self.mem.region_of(pfn).is_some_and(|r| r.kind != RegionKind::Device)
+    }
+
+    /// `pfn_to_online_page` is not NULL.
+    pub(crate) fn pfn_online(&self, pfn: Pfn) -> bool {
+        self.mem.region_of(pfn).is_some_and(|r| r.online)
+    }
+
+    /// Counters, with the gauges as they stand now.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            saved_tag_pages: self.mte_pages.len(),
+            saved_tag_bytes: self.mte_pages.bytes(),
+            swap_slots_used: self.swap.used_slots(),
+            resident_pages: self.resident,
+            free_pages: self.buddy.free_pages(),
+            ..self.stats
+        }
+    }
+
+    /// The properties that did not hold, in the order they were noticed.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Canonical bytes of everything that decides what the machine does next, ledger included.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut sink = ByteSink(std::mem::take(out));
+        (&self.pages, &self.buddy, &self.zone_device, &self.mmio, &self.mms).hash(&mut sink);
+        (&self.swap, &self.mte_pages, &self.vms, &self.lru, &self.ledger).hash(&mut sink);
+        *out = sink.0;
+        let used: Vec<Pfn> = self.buddy.used(self.zero_pfn).collect();
+        self.mem.encode(&used, out);
+    }
+}
+
+/// A "hasher" that keeps the bytes: derived `Hash` then is a canonical encoding.
+struct ByteSink(Vec<u8>);
+
+impl Hasher for ByteSink {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
