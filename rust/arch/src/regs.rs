@@ -225,7 +225,7 @@ mod tests {
             .with_sh0(3)
             .with_ps(2);
 
-        assert_eq!(u64::from(vtcr), 24 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16);
+        assert_eq!(u64::from(vtcr), 0x18 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16);
         assert_eq!((vtcr.input_bits(), vtcr.output_bits(), vtcr.start_level()), (40, 40, 1));
     }
 

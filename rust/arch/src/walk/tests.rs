@@ -234,8 +234,8 @@ impl DescriptorSource for RandomTables {
             return None;
         }
         // Mostly valid, mostly tables or pages, mostly accessed, and mostly below 2^36.
-        let often = |bits: u64, shift: u32| if word >> shift & 7 == 0 { 0 } else { bits };
-        let address = if word >> 44 & 3 == 0 {
+        let often = |bits: u64, shift: u32| if (word >> shift).is_multiple_of(8) { 0 } else { bits };
+        let address = if (word >> 44).is_multiple_of(4) {
             u64::MAX
         } else {
             0xfff0_000f_ffff_ffff

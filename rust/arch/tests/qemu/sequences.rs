@@ -78,7 +78,9 @@ impl Guest {
     }
 
     fn data_digits(&self) -> String {
-        self.data.iter().map(|byte| format!("{byte:02x}")).collect()
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).expect("a nibble");
+        let digits = self.data.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]);
+        digits.collect()
     }
 
     /// Runs one instruction.
