@@ -16,7 +16,11 @@ pub(crate) fn from_array(argument: &'static str, array: &PyReadonlyArray1<'_, u8
     let bytes = array.as_array();
     if bytes.len() != GRANULES_PER_PAGE {
         let given = format!("an array of {} tags", bytes.len());
-        return Err(ArgumentError::new_err((argument, given, "256 tags, one a granule of a page")));
+        return Err(ArgumentError::new_err((
+            argument,
+            given,
+            "256 tags, one a granule of a page",
+        )));
     }
     let mut tags = PageTags::ZERO;
     for (granule, &byte) in bytes.iter().enumerate() {

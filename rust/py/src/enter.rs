@@ -13,7 +13,6 @@ use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
-use pyo3::marker::Ungil;
 use pyo3::prelude::*;
 
 use crate::errors::{InternalError, Refusal};
@@ -31,8 +30,8 @@ thread_local! {
 /// (std's `Mutex` is poisoned), as [`Machine`](crate::machine::Machine)'s does.
 pub(crate) fn enter<T, F>(py: Python<'_>, work: F) -> PyResult<T>
 where
-    F: FnOnce() -> Result<T, Refusal> + Ungil,
-    T: Ungil,
+    F: FnOnce() -> Result<T, Refusal> + Send,
+    T: Send,
 {
     match py.detach(|| catch(work)) {
         Ok(answer) => answer.map_err(PyErr::from),
@@ -52,7 +51,8 @@ fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 
 fn words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
-    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
 }
 
 /// Behind the door a panic's place is kept for the exception and nothing is printed; elsewhere the hook that was there

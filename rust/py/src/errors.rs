@@ -98,7 +98,11 @@ impl From<Refusal> for PyErr {
 }
 
 fn config_error(error: ConfigError) -> PyErr {
-    let ConfigError { argument, value, expected } = error;
+    let ConfigError {
+        argument,
+        value,
+        expected,
+    } = error;
     let size = matches!(argument, "memory" | "zone_device" | "mmio" | "swap");
     match value.parse::<u64>() {
         Ok(number) if size => SizeError::new_err((argument, number, expected)),

@@ -3,6 +3,8 @@
 //! Nothing is decided here. Each method turns plain Python values into the host's types, passes [`enter`]'s door, and
 //! turns the answer back; what arguments may be, and what users read, is said in `python/tagvisor`.
 
+#![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over by value
+
 #[cfg(not(panic = "unwind"))]
 compile_error!("a panic must become tagvisor.InternalError: build with panic = \"unwind\"");
 
@@ -23,7 +25,14 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let info = PyDict::new(py);
     info.set_item("version", env!("CARGO_PKG_VERSION"))?;
     info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
-    info.set_item("abi", if cfg!(feature = "abi3") { "abi3-py311" } else { "version-specific" })?;
+    info.set_item(
+        "abi",
+        if cfg!(feature = "abi3") {
+            "abi3-py311"
+        } else {
+            "version-specific"
+        },
+    )?;
     info.set_item("target", concat_target())?;
     Ok(info)
 }

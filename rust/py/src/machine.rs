@@ -77,9 +77,21 @@ impl Machine {
         };
         enter(py, || {
             let policy = policy_of(policy_name, &policy_values)?;
-            let config =
-                Config { policy, memory, zone_device, mmio, swap, swap_kind, ledger, log, tlb_bits, seed };
-            Ok(Self { inner: Mutex::new(tagvisor_host::Machine::new(config)?) })
+            let config = Config {
+                policy,
+                memory,
+                zone_device,
+                mmio,
+                swap,
+                swap_kind,
+                ledger,
+                log,
+                tlb_bits,
+                seed,
+            };
+            Ok(Self {
+                inner: Mutex::new(tagvisor_host::Machine::new(config)?),
+            })
         })
     }
 
@@ -106,20 +118,34 @@ impl Machine {
             "mmio" => Backing::Mmio,
             other => return Err(unknown("backing", other, "'anon', 'zone-device' or 'mmio'")),
         };
-        let args = MmapArgs { pages, backing, shared, prot: parse_prot(prot)?, fixed: fixed.map(Va) };
-        self.with(py, |machine| Ok(machine.mmap(MmId(mm), args).map_err(Refusal::of("mmap"))?.0))
+        let args = MmapArgs {
+            pages,
+            backing,
+            shared,
+            prot: parse_prot(prot)?,
+            fixed: fixed.map(Va),
+        };
+        self.with(py, |machine| {
+            Ok(machine.mmap(MmId(mm), args).map_err(Refusal::of("mmap"))?.0)
+        })
     }
 
     /// `munmap`.
     fn munmap(&self, py: Python<'_>, mm: u32, address: u64, pages: u64) -> PyResult<()> {
-        self.with(py, |machine| machine.munmap(MmId(mm), Va(address), pages).map_err(Refusal::of("munmap")))
+        self.with(py, |machine| {
+            machine
+                .munmap(MmId(mm), Va(address), pages)
+                .map_err(Refusal::of("munmap"))
+        })
     }
 
     /// `mprotect`. `prot` is letters of `rwm`.
     fn mprotect(&self, py: Python<'_>, mm: u32, address: u64, pages: u64, prot: &str) -> PyResult<()> {
         let prot = parse_prot(prot)?;
         self.with(py, |machine| {
-            machine.mprotect(MmId(mm), Va(address), pages, prot).map_err(Refusal::of("mprotect"))
+            machine
+                .mprotect(MmId(mm), Va(address), pages, prot)
+                .map_err(Refusal::of("mprotect"))
         })
     }
 
@@ -165,7 +191,6 @@ impl Machine {
     }
 
     /// `STG` of every granule of a process's page.
-    #[allow(clippy::needless_pass_by_value)] // how PyO3 hands out an array's borrow
     fn user_fill_tags(&self, py: Python<'_>, mm: u32, page: u64, tags: PyReadonlyArray1<'_, u8>) -> PyResult<()> {
         let tags = arrays::from_array("tags", &tags)?;
         self.with(py, |machine| {
@@ -182,7 +207,9 @@ impl Machine {
     /// Page out, and drop from the swap cache; what the page table holds then.
     fn evict(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<Pagemap> {
         self.with(py, |machine| {
-            let entry = machine.evict(MmId(mm), Va(address)).map_err(Refusal::of("madvise(MADV_PAGEOUT)"))?;
+            let entry = machine
+                .evict(MmId(mm), Va(address))
+                .map_err(Refusal::of("madvise(MADV_PAGEOUT)"))?;
             Ok(pagemap(entry))
         })
     }
@@ -202,7 +229,12 @@ impl Machine {
 
     /// `KVM_CREATE_VM`; its number.
     fn create_vm(&self, py: Python<'_>, mm: u32) -> PyResult<u32> {
-        self.with(py, |machine| Ok(machine.create_vm(MmId(mm)).0))
+        self.with(py, |machine| {
+            Ok(machine
+                .create_vm(MmId(mm))
+                .map_err(Refusal::of("ioctl(KVM_CREATE_VM)"))?
+                .0)
+        })
     }
 
     /// Close a VM.
@@ -221,14 +253,19 @@ impl Machine {
     /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`.
     fn enable_cap_arm_mte(&self, py: Python<'_>, vm: u32) -> PyResult<()> {
         self.with(py, |machine| {
-            machine.enable_cap_arm_mte(VmId(vm)).map_err(Refusal::of("ioctl(KVM_ENABLE_CAP, KVM_CAP_ARM_MTE)"))
+            machine
+                .enable_cap_arm_mte(VmId(vm))
+                .map_err(Refusal::of("ioctl(KVM_ENABLE_CAP, KVM_CAP_ARM_MTE)"))
         })
     }
 
     /// `KVM_CREATE_VCPU`; its index in the VM.
     fn create_vcpu(&self, py: Python<'_>, vm: u32) -> PyResult<u32> {
         self.with(py, |machine| {
-            Ok(machine.create_vcpu(VmId(vm)).map_err(Refusal::of("ioctl(KVM_CREATE_VCPU)"))?.index)
+            Ok(machine
+                .create_vcpu(VmId(vm))
+                .map_err(Refusal::of("ioctl(KVM_CREATE_VCPU)"))?
+                .index)
         })
     }
 
@@ -244,7 +281,13 @@ impl Machine {
         pages: u64,
         flags: u32,
     ) -> PyResult<()> {
-        let args = SlotArgs { id: slot, ipa: Ipa(ipa), userspace_addr: Va(address), pages, flags };
+        let args = SlotArgs {
+            id: slot,
+            ipa: Ipa(ipa),
+            userspace_addr: Va(address),
+            pages,
+            flags,
+        };
         self.with(py, |machine| {
             machine
                 .set_user_memory_region(VmId(vm), args)
@@ -264,7 +307,12 @@ impl Machine {
         reserved: (u64, u64),
         mut buf: PyReadwriteArray1<'_, u8>,
     ) -> PyResult<u64> {
-        let args = CopyTags { ipa, length, flags, reserved: reserved.into() };
+        let args = CopyTags {
+            ipa,
+            length,
+            flags,
+            reserved: reserved.into(),
+        };
         let bytes = buf.as_slice_mut()?;
         self.with(py, |machine| {
             machine
@@ -305,17 +353,44 @@ impl Machine {
 
     /// `STG`.
     fn guest_stg(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, tag: u8) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::Stg { ptr: Va(pointer), tag: Tag::new(tag) }).map(drop)
+        self.guest(
+            py,
+            vm,
+            vcpu,
+            GuestOp::Stg {
+                ptr: Va(pointer),
+                tag: Tag::new(tag),
+            },
+        )
+        .map(drop)
     }
 
     /// `ST2G`.
     fn guest_st2g(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, tag: u8) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::St2g { ptr: Va(pointer), tag: Tag::new(tag) }).map(drop)
+        self.guest(
+            py,
+            vm,
+            vcpu,
+            GuestOp::St2g {
+                ptr: Va(pointer),
+                tag: Tag::new(tag),
+            },
+        )
+        .map(drop)
     }
 
     /// `STZG`.
     fn guest_stzg(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, tag: u8) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::Stzg { ptr: Va(pointer), tag: Tag::new(tag) }).map(drop)
+        self.guest(
+            py,
+            vm,
+            vcpu,
+            GuestOp::Stzg {
+                ptr: Va(pointer),
+                tag: Tag::new(tag),
+            },
+        )
+        .map(drop)
     }
 
     /// `LDGM`.
@@ -325,17 +400,36 @@ impl Machine {
 
     /// `STGM`.
     fn guest_stgm(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, bits: u64) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::Stgm { ptr: Va(pointer), bits }).map(drop)
+        self.guest(py, vm, vcpu, GuestOp::Stgm { ptr: Va(pointer), bits })
+            .map(drop)
     }
 
     /// `DC GVA`.
     fn guest_dc_gva(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, tag: u8) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::DcGva { ptr: Va(pointer), tag: Tag::new(tag) }).map(drop)
+        self.guest(
+            py,
+            vm,
+            vcpu,
+            GuestOp::DcGva {
+                ptr: Va(pointer),
+                tag: Tag::new(tag),
+            },
+        )
+        .map(drop)
     }
 
     /// `DC GZVA`.
     fn guest_dc_gzva(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, tag: u8) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::DcGzva { ptr: Va(pointer), tag: Tag::new(tag) }).map(drop)
+        self.guest(
+            py,
+            vm,
+            vcpu,
+            GuestOp::DcGzva {
+                ptr: Va(pointer),
+                tag: Tag::new(tag),
+            },
+        )
+        .map(drop)
     }
 
     /// `DC ZVA`.
@@ -350,7 +444,17 @@ impl Machine {
 
     /// A guest's store of 1, 2, 4 or 8 bytes.
     fn guest_store(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, size: u8, value: u64) -> PyResult<()> {
-        self.guest(py, vm, vcpu, GuestOp::Store { ptr: Va(pointer), size, value }).map(drop)
+        self.guest(
+            py,
+            vm,
+            vcpu,
+            GuestOp::Store {
+                ptr: Va(pointer),
+                size,
+                value,
+            },
+        )
+        .map(drop)
     }
 
     /// `LDG` of every granule of a guest's page: 256 tags.
@@ -421,7 +525,13 @@ pub(crate) fn parse_prot(letters: &str) -> PyResult<Prot> {
 }
 
 fn pagemap(entry: PagemapEntry) -> Pagemap {
-    let PagemapEntry { present, swap, pfn, entry, mte_tagged } = entry;
+    let PagemapEntry {
+        present,
+        swap,
+        pfn,
+        entry,
+        mte_tagged,
+    } = entry;
     (present, swap, pfn.map(|p| p.0), entry, mte_tagged)
 }
 
@@ -430,6 +540,15 @@ fn line(step: &StepLine) -> Line {
 }
 
 fn verdict(violation: &Violation) -> Verdict {
-    let Violation { property, summary, steps } = violation;
-    (property.id(), property.title(), summary.clone(), steps.iter().map(line).collect())
+    let Violation {
+        property,
+        summary,
+        steps,
+    } = violation;
+    (
+        property.id(),
+        property.title(),
+        summary.clone(),
+        steps.iter().map(line).collect(),
+    )
 }

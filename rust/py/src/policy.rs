@@ -14,7 +14,10 @@ type KnobFields = (&'static str, &'static str, &'static str, &'static str, Value
 
 fn parts(policy: &Policy) -> (String, Values) {
     let value = |knob: &Knob| policy.get(knob.id).expect("a knob that exists has a value");
-    (policy.name.to_string(), Policy::knobs().iter().map(|k| (k.id, value(k))).collect())
+    (
+        policy.name.to_string(),
+        Policy::knobs().iter().map(|k| (k.id, value(k))).collect(),
+    )
 }
 
 /// The policy of that name and those values.
@@ -38,7 +41,10 @@ pub(crate) fn policy_profiles() -> Vec<(&'static str, &'static str)> {
 #[pyfunction]
 pub(crate) fn policy_knobs() -> Vec<KnobFields> {
     let values = |knob: &Knob| knob.values.iter().map(|v| (v.name, v.doc.trim())).collect();
-    Policy::knobs().iter().map(|k| (k.id, k.field, k.title, k.doc.trim(), values(k))).collect()
+    Policy::knobs()
+        .iter()
+        .map(|k| (k.id, k.field, k.title, k.doc.trim(), values(k)))
+        .collect()
 }
 
 /// Name and values of a profile.
