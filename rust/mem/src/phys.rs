@@ -287,3 +287,6 @@ fn pages(pa: Pa, len: usize) -> impl Iterator<Item = (Pfn, usize, usize)> {
         Some((at.pfn(), offset, part))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -139,3 +139,62 @@ pub(crate) fn check_map(mut regions: Vec<Region>) -> Result<Vec<Region>, MemErro
     }
     Ok(regions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn map_is_sorted_by_base() {
+        let high = Region::ram(Pa(0x8000_0000), MIB, "high");
+        let low = Region::ram(Pa(0x4000_0000), MIB, "low");
+
+        let map = check_map(vec![high.clone(), low.clone()]).unwrap();
+
+        assert_eq!(map, [low, high]);
+    }
+
+    #[test]
+    fn touching_regions_do_not_overlap() {
+        let low = Region::ram(Pa(0), MIB, "low");
+        let high = Region::ram(Pa(MIB), MIB, "high");
+
+        assert!(check_map(vec![low, high]).is_ok());
+    }
+
+    #[test]
+    fn overlapping_regions_are_refused_and_named() {
+        let low = Region::ram(Pa(0), 2 * MIB, "low");
+        let high = Region::ram(Pa(MIB), MIB, "high");
+
+        let error = check_map(vec![high, low]).unwrap_err();
+
+        assert_eq!(
+            error.to_string(),
+            "region \"high\" starts at 0x0000000000100000, inside region \"low\""
+        );
+    }
+
+    #[test]
+    fn empty_unaligned_and_far_regions_are_refused() {
+        let refused = |base, size| check_map(vec![Region::ram(Pa(base), size, "ram")]).unwrap_err();
+
+        assert!(matches!(refused(0, 0), MemError::Empty { .. }));
+        assert!(matches!(refused(0x800, MIB), MemError::Unaligned { .. }));
+        assert!(matches!(refused(0, MIB + 1), MemError::Unaligned { .. }));
+        let beyond = refused(1 << 48, MIB);
+        assert!(matches!(beyond, MemError::BeyondPhysicalAddressSpace { .. }));
+        let wrapping = refused(0xffff_ffff_ffff_f000, MIB);
+        assert!(matches!(wrapping, MemError::BeyondPhysicalAddressSpace { .. }));
+    }
+
+    #[test]
+    fn region_may_end_with_the_physical_address_space() {
+        let last = Region::ram(Pa((1 << 48) - MIB), MIB, "last");
+
+        assert!(last.contains(Pfn((1 << 36) - 1)));
+        assert!(check_map(vec![last]).is_ok());
+    }
+}

@@ -112,3 +112,119 @@ impl Tlb {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(page: u64, frame: u32) -> TlbEntry {
+        let flags = TlbFlags::READ | TlbFlags::TAGGED;
+        TlbEntry {
+            page,
+            frame,
+            flags,
+            pfn: Pfn(0x5_0000 + u64::from(frame)),
+        }
+    }
+
+    #[test]
+    fn lookup_finds_what_was_filled() {
+        let mut tlb = Tlb::new(4);
+
+        tlb.fill(entry(0x5_0001, 7));
+
+        assert_eq!(tlb.lookup(0x5_0001), Some(&entry(0x5_0001, 7)));
+        assert_eq!(tlb.lookup(0x5_0011), None, "same slot, another page");
+    }
+
+    #[test]
+    fn fresh_buffer_allocates_nothing_and_finds_nothing() {
+        let tlb = Tlb::new(20);
+
+        assert!(tlb.entries.is_empty());
+        assert_eq!(tlb.lookup(0), None);
+        assert_eq!(tlb.lookup(u64::MAX >> 20), None);
+    }
+
+    #[test]
+    fn buffer_of_0_bits_never_hits() {
+        let mut tlb = Tlb::new(0);
+
+        tlb.fill(entry(1, 1));
+
+        assert_eq!(tlb.lookup(1), None);
+    }
+
+    #[test]
+    fn invalidate_leaves_another_page_in_the_slot() {
+        let mut tlb = Tlb::new(4);
+        tlb.fill(entry(0x11, 1));
+
+        tlb.invalidate(0x21);
+        assert!(tlb.lookup(0x11).is_some());
+        tlb.invalidate(0x11);
+
+        assert_eq!(tlb.lookup(0x11), None);
+    }
+
+    #[test]
+    fn invalidate_all_forgets_everything() {
+        let mut tlb = Tlb::new(4);
+        tlb.fill(entry(1, 1));
+        tlb.fill(entry(2, 2));
+
+        tlb.invalidate_all();
+
+        assert_eq!((tlb.lookup(1), tlb.lookup(2)), (None, None));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Fill(u64, u32),
+        Invalidate(u64),
+        InvalidateAll,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let page = || 0u64..24;
+        let op = prop_oneof![
+            8 => (page(), 0u32..100).prop_map(|(page, frame)| Op::Fill(page, frame)),
+            3 => page().prop_map(Op::Invalidate),
+            1 => Just(Op::InvalidateAll),
+        ];
+        prop::collection::vec(op, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn buffer_holds_the_last_live_fill_of_every_slot(ops in ops()) {
+            let (mut tlb, mut slots) = (Tlb::new(3), BTreeMap::new());
+
+            for op in ops {
+                match op {
+                    Op::Fill(page, frame) => {
+                        tlb.fill(entry(page, frame));
+                        slots.insert(page % 8, (page, frame));
+                    }
+                    Op::Invalidate(page) => {
+                        tlb.invalidate(page);
+                        slots.retain(|_, filled| filled.0 != page);
+                    }
+                    Op::InvalidateAll => {
+                        tlb.invalidate_all();
+                        slots.clear();
+                    }
+                }
+            }
+
+            for page in 0..24 {
+                let want = slots.get(&(page % 8)).filter(|filled| filled.0 == page);
+                prop_assert_eq!(tlb.lookup(page).copied(), want.map(|&(page, frame)| entry(page, frame)));
+            }
+        }
+    }
+}
