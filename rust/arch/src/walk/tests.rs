@@ -304,7 +304,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
-    fn walk_agrees_with_a_naive_walk(seed: u64, t0sz in 12u8..52, sl0 in 0u8..4, ps in 0u8..8, base in 0u64..1 << 36, ipa: u64) {
+    fn walk_agrees_with_a_naive_walk(seed: u64, resolved in 0u8..16, sl0 in 0u8..4, ps in 0u8..8, base in 0u64..1 << 36, ipa: u64) {
+        // The start level resolves 1 to 13 bits; 0, 14 and 15 are illegal, as is some of the rest for level 0 and 3.
+        let below_start = [21, 30, 39, 12][usize::from(sl0)];
+        let t0sz = 64 - (below_start + resolved);
         let vtcr = VtcrEl2::new().with_t0sz(t0sz).with_sl0(sl0).with_ps(ps);
         let regime = Stage2 { vtcr, vttbr: VttbrEl2::new().with_baddr(base) };
         // One IPA in sixteen may lie above the input size.
