@@ -7,6 +7,17 @@ from typing import Final, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "Machine",
+    "Op",
+    "__version__",
+    "build_info",
+    "policy_knobs",
+    "policy_profile",
+    "policy_profiles",
+    "policy_replace",
+]
+
 _Values: TypeAlias = list[tuple[str, str]]
 _Step: TypeAlias = tuple[int, str, str, str, str]
 _Violation: TypeAlias = tuple[str, str, str, list[_Step]]

@@ -94,6 +94,10 @@ class Host:
         """A new process, with an address space of its own."""
         return Process(self.machine, _check.text("name", name))
 
+    def check_extension_arm_mte(self) -> bool:
+        """``KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)``: may a VM have MTE?"""
+        return self.machine.check_extension_arm_mte()
+
     def evict(self, page: Page) -> Pagemap:
         """``MADV_PAGEOUT`` of one page, then drop it from the swap cache.
 

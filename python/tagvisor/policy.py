@@ -89,8 +89,9 @@ class Policy:
         """
         name, pairs = self.name, self.values
         for knob, value in values.items():
-            name, pairs = _native.policy_replace(name, pairs, knob, str(value))
-        return Policy(name, tuple(pairs))
+            name, replaced = _native.policy_replace(name, pairs, knob, str(value))
+            pairs = tuple(replaced)
+        return Policy(name, pairs)
 
 
 def policy(name: str) -> Policy:

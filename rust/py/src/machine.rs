@@ -46,8 +46,8 @@ impl Machine {
         })
     }
 
-    fn guest(&self, py: Python<'_>, vm: u32, index: u32, op: GuestOp) -> PyResult<u64> {
-        self.with(py, |machine| Ok(machine.guest(vcpu(vm, index), op)?))
+    fn guest(&self, py: Python<'_>, vm: u32, vcpu: u32, op: GuestOp) -> PyResult<u64> {
+        self.with(py, |machine| Ok(machine.guest(vcpu_id(vm, vcpu), op)?))
     }
 }
 
@@ -462,17 +462,17 @@ impl Machine {
         &self,
         py: Python<'py>,
         vm: u32,
-        index: u32,
+        vcpu: u32,
         pointer: u64,
     ) -> PyResult<Bound<'py, PyArray1<u8>>> {
-        let tags = self.with(py, |machine| Ok(machine.guest_page_tags(vcpu(vm, index), Va(pointer))?))?;
+        let tags = self.with(py, |machine| Ok(machine.guest_page_tags(vcpu_id(vm, vcpu), Va(pointer))?))?;
         Ok(arrays::to_array(py, &tags))
     }
 
     /// `STG` of every granule of a guest's page: granule i gets `first + i * step`, modulo 16.
-    fn guest_fill_page(&self, py: Python<'_>, vm: u32, index: u32, pointer: u64, first: u8, step: u8) -> PyResult<()> {
+    fn guest_fill_page(&self, py: Python<'_>, vm: u32, vcpu: u32, pointer: u64, first: u8, step: u8) -> PyResult<()> {
         self.with(py, |machine| {
-            Ok(machine.guest_fill_page(vcpu(vm, index), Va(pointer), Tag::new(first), step)?)
+            Ok(machine.guest_fill_page(vcpu_id(vm, vcpu), Va(pointer), Tag::new(first), step)?)
         })
     }
 
@@ -507,7 +507,7 @@ impl Machine {
     }
 }
 
-fn vcpu(vm: u32, index: u32) -> VcpuId {
+fn vcpu_id(vm: u32, index: u32) -> VcpuId {
     VcpuId { vm: VmId(vm), index }
 }
 
