@@ -45,6 +45,17 @@ impl Buddy {
         (first.0..self.next_unused).map(Pfn)
     }
 
+    /// A block of `2^order` frames, aligned to its size as the buddy system's blocks are; frames skipped for that are free.
+    pub(crate) fn alloc_block(&mut self, order: u32) -> Option<Pfn> {
+        let first = self.next_unused.next_multiple_of(1 << order);
+        if first + (1 << order) > self.end {
+            return None;
+        }
+        self.freed.extend((self.next_unused..first).map(Pfn));
+        self.next_unused = first + (1 << order);
+        Some(Pfn(first))
+    }
+
     pub(crate) fn free(&mut self, pfn: Pfn) {
         self.freed.push(pfn);
     }
@@ -65,6 +76,13 @@ mod tests {
             (buddy.alloc(), buddy.alloc(), buddy.alloc()),
             (Some(b), Some(a), Some(Pfn(10)))
         );
+    }
+
+    #[test]
+    fn a_block_is_aligned_to_its_size_and_what_was_skipped_is_free() {
+        let mut buddy = Buddy::new(Pfn(5), 8);
+        assert_eq!(buddy.alloc_block(1), Some(Pfn(6)));
+        assert_eq!((buddy.alloc(), buddy.free_pages()), (Some(Pfn(5)), 5));
     }
 
     #[test]

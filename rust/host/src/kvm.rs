@@ -96,7 +96,7 @@ impl std::hash::Hash for Kvm {
 
 impl Kvm {
     pub(crate) fn new(mm: MmId, buddy: &mut Buddy, mem: &mut PhysMem) -> Option<Self> {
-        let root = buddy.alloc_unused(ROOT_PAGES)?;
+        let root = buddy.alloc_block(ROOT_PAGES.ilog2())?;
         for i in 0..ROOT_PAGES {
             mem.zero_page(Pfn(root.0 + i));
         }
@@ -118,7 +118,7 @@ impl Kvm {
     /// `VTCR_EL2` and `VTTBR_EL2` of the VM: 4 KiB granule, 40-bit IPA, start level 1, 48-bit output.
     pub(crate) fn stage2(&self, id: VmId) -> Stage2 {
         let vtcr = VtcrEl2::new().with_t0sz(64 - IPA_BITS).with_sl0(1).with_ps(5);
-        let vttbr = VttbrEl2::from_bits(self.root.base().0).with_vmid(id.0 as u16 + 1);
+        let vttbr = VttbrEl2::for_table(self.root.base(), id.0 as u16 + 1);
         Stage2 { vtcr, vttbr }
     }
 
@@ -159,13 +159,12 @@ impl Host {
         let mut index = (ipa.0 & ((1 << IPA_BITS) - 1)) >> shift(1);
         for level in 1..3 {
             let slot = table + index * 8;
-            table = match desc::decode(level as u8, self.mem.read_u64(slot)) {
-                Desc::Table(next) => next,
-                _ => {
-                    let page = self.alloc_table(vm)?;
-                    self.mem.write_u64(slot, desc::table_desc(page));
-                    page
-                }
+            table = if let Desc::Table(next) = desc::decode(level as u8, self.mem.read_u64(slot)) {
+                next
+            } else {
+                let page = self.alloc_table(vm)?;
+                self.mem.write_u64(slot, desc::table_desc(page));
+                page
             };
             index = (ipa.0 >> shift(level + 1)) & 0x1ff;
         }

@@ -187,7 +187,7 @@ impl Host {
                     Property::NoLoss,
                     u64::from(content),
                     summary,
-                    self.keys_of(content, pfn),
+                    &self.keys_of(content, pfn),
                 );
             }
         } else {
@@ -204,7 +204,7 @@ impl Host {
             );
             let mut keys = self.keys_of(content, pfn);
             keys.extend(left_by.map(|c| self.content_key(c)));
-            self.report(Property::NoLeak, u64::from(content), summary, keys);
+            self.report(Property::NoLeak, u64::from(content), summary, &keys);
         }
     }
 
@@ -221,7 +221,7 @@ impl Host {
                 Property::Taggable,
                 vm.0.into(),
                 summary,
-                vec![Key::Frame(pfn), Key::page(at.0, at.1)],
+                &[Key::Frame(pfn), Key::page(at.0, at.1)],
             );
         }
     }
@@ -233,10 +233,10 @@ impl Host {
             let wanted = self.ledger.saved.contains_key(&entry);
             if allocated && !present && wanted {
                 let summary = format!("mte_pages[{entry}] was erased while swap slot {entry} is still in use");
-                self.report(Property::MetadataLife, entry.0.into(), summary, vec![Key::Slot(entry)]);
+                self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
             } else if !allocated && present {
                 let summary = format!("mte_pages[{entry}] is left over: swap slot {entry} is free");
-                self.report(Property::MetadataLife, entry.0.into(), summary, vec![Key::Slot(entry)]);
+                self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
             }
             if !present && !allocated {
                 self.ledger.saved.remove(&entry);
@@ -276,7 +276,7 @@ impl Host {
             };
             if let Some(granule) = (0..GRANULES_PER_PAGE).find(|g| found.get(*g) != want.get(*g)) {
                 let summary = self.loss_summary(content, granule, found.get(granule), &format!("{place} holds"));
-                self.report(Property::NoLoss, content.into(), summary, keys);
+                self.report(Property::NoLoss, content.into(), summary, &keys);
             }
         }
     }
@@ -312,9 +312,9 @@ impl Host {
         vec![self.content_key(content), Key::Frame(pfn)]
     }
 
-    fn report(&mut self, property: Property, subject: u64, summary: String, keys: Vec<Key>) {
+    fn report(&mut self, property: Property, subject: u64, summary: String, keys: &[Key]) {
         if self.ledger.reported.insert((property, subject)) {
-            let steps = self.log.story(&keys);
+            let steps = self.log.story(keys);
             self.violations.push(Violation {
                 property,
                 summary,

@@ -126,8 +126,8 @@ pub struct Machine {
 
 impl Machine {
     /// Boots a machine.
-    pub fn new(config: Config) -> Result<Self, ConfigError> {
-        let host = Host::new(&config)?;
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let host = Host::new(config)?;
         Ok(Self {
             host,
             task: Task::new(Op::Nothing),
@@ -149,9 +149,10 @@ impl Machine {
     pub fn run(&mut self, op: Op) -> OpResult {
         self.task.restart(op);
         self.task.run(&mut self.host);
+        let result = std::mem::replace(&mut self.task.io.result, OpResult::None);
         self.host.ledger_quiesce();
         self.enforce_limit();
-        self.task.result().clone()
+        result
     }
 
     fn syscall(&mut self, op: Op) -> Result<u64, Errno> {

@@ -74,6 +74,14 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             Flow::Return(0)
         }
         Err(fault) if fault.stage == Stage::Two => {
+            if !matches!(
+                fault.kind,
+                FaultKind::Translation | FaultKind::Permission | FaultKind::AccessFlag
+            ) {
+                note!(host, [], "{fault}: KVM cannot resolve it");
+                io.result = OpResult::Errno(Errno::Efault);
+                return Flow::Return(0);
+            }
             l.ipa = fault.ipa;
             l.write = fault.access == Access::Write;
             l.permission = fault.kind == FaultKind::Permission;

@@ -199,12 +199,12 @@ fn copy_from_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         // Short copy: all of the page's tags are cleared rather than left half written (6.2 and later).
         l.ret = Errno::Efault.ret();
     }
+    let complete = l.ret == 0;
     for granule in 0..GRANULES_PER_PAGE {
-        let tag = if l.ret == 0 {
-            Tag::new(source[granule])
-        } else {
-            Tag::ZERO
-        };
+        let tag = source
+            .get(granule)
+            .filter(|_| complete)
+            .map_or(Tag::ZERO, |t| Tag::new(*t));
         host.mem
             .set_tag(pfn.base() + granule as u64 * tagvisor_arch::GRANULE_SIZE, tag);
         host.ledger

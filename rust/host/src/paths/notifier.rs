@@ -1,6 +1,6 @@
 //! The MMU notifier: how KVM hears that host mappings go away.
 //!
-//! **Models** `kvm_mmu_notifier_invalidate_range_start` and `_end` (virt/kvm/kvm_main.c): start raises
+//! **Models** `kvm_mmu_notifier_invalidate_range_start` and `_end` (`virt/kvm/kvm_main.c`): start raises
 //! `mmu_invalidate_in_progress` and unmaps stage 2, end bumps `mmu_invalidate_seq`; both under `mmu_lock` for write, VM by
 //! VM. **Leaves out** the range kept for retry: any invalidation makes any fault of that VM retry.
 //!

@@ -3,7 +3,7 @@
 //! **Models** `kvm_handle_guest_abort` and `user_mem_abort` (arch/arm64/kvm/mmu.c) in the order of 6.3 and later: the VMA is
 //! looked at and the notifier sequence sampled under `mmap_lock`, the page is brought in with no lock held, and under
 //! `mmu_lock` a changed sequence sends the guest back to fault again. **Leaves out** block mappings, nested
-//! virtualisation, guest_memfd, poisoned pages.
+//! virtualisation, guest-private memory (`guest_memfd`), poisoned pages.
 //!
 //! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and never on a permission fault (K19).
 

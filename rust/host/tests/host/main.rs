@@ -1,0 +1,5 @@
+//! The host as its users see it: whole operations, judged by the ledger and by what recorded kernels answered.
+
+mod common;
+mod founding_thread;
+mod kvm;
