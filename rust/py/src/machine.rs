@@ -90,7 +90,7 @@ impl Machine {
                 seed,
             };
             Ok(Self {
-                inner: Mutex::new(tagvisor_host::Machine::new(config)?),
+                inner: Mutex::new(tagvisor_host::Machine::new(&config)?),
             })
         })
     }
