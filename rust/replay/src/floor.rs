@@ -82,7 +82,11 @@ mod tests {
     fn loads(pointers: &[u64], size: u32) -> Columns {
         let mut columns = Columns::default();
         for &addr in pointers {
-            columns.push(Event { op: Op::Load, size, addr });
+            columns.push(Event {
+                op: Op::Load,
+                size,
+                addr,
+            });
         }
         columns
     }

@@ -99,13 +99,18 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub struct Heap {
     chunks: BTreeMap<u64, Chunk>,
+    live: usize,
     rng: SplitMix64,
 }
 
 impl Heap {
     /// An empty heap; the seed decides all tags.
     pub fn new(seed: u64) -> Self {
-        Self { chunks: BTreeMap::new(), rng: SplitMix64::new(seed) }
+        Self {
+            chunks: BTreeMap::new(),
+            live: 0,
+            rng: SplitMix64::new(seed),
+        }
     }
 
     /// `malloc` returned `ptr` for `size` bytes; what changes goes to `out`, in order.
@@ -119,8 +124,13 @@ impl Heap {
             None => self.random_tag(Tag::ZERO),
         };
         self.forget_overlaps(ptr, size);
-        let chunk = Chunk { size, tag, memory: tag, live: true };
-        self.chunks.insert(ptr, chunk);
+        let chunk = Chunk {
+            size,
+            tag,
+            memory: tag,
+            live: true,
+        };
+        self.put(ptr, chunk);
         self.paint_chunk(ptr, chunk, out);
     }
 
@@ -130,8 +140,19 @@ impl Heap {
         if !chunk.live {
             return Err(HeapFault::DoubleFree);
         }
-        let memory = if chunk.coloured() { self.random_tag(chunk.tag) } else { Tag::ZERO };
-        self.chunks.insert(ptr, Chunk { memory, live: false, ..chunk });
+        let memory = if chunk.coloured() {
+            self.random_tag(chunk.tag)
+        } else {
+            Tag::ZERO
+        };
+        self.put(
+            ptr,
+            Chunk {
+                memory,
+                live: false,
+                ..chunk
+            },
+        );
         if chunk.coloured() && chunk.payload() > 0 {
             out.push(Paint {
                 addr: granule(ptr),
@@ -145,13 +166,7 @@ impl Heap {
     }
 
     /// `realloc(old, size)` returned `new`.
-    pub fn realloc(
-        &mut self,
-        old: u64,
-        new: u64,
-        size: u64,
-        out: &mut Vec<Paint>,
-    ) -> Result<(), HeapFault> {
+    pub fn realloc(&mut self, old: u64, new: u64, size: u64, out: &mut Vec<Paint>) -> Result<(), HeapFault> {
         match self.chunks.get(&old).copied() {
             Some(chunk) if old == new && chunk.live => {
                 let coloured = size <= LARGEST_COLOURED;
@@ -161,8 +176,13 @@ impl Heap {
                     (false, _) => Tag::ZERO,
                 };
                 self.forget_overlaps(new, size);
-                let resized = Chunk { size, tag, memory: tag, live: true };
-                self.chunks.insert(new, resized);
+                let resized = Chunk {
+                    size,
+                    tag,
+                    memory: tag,
+                    live: true,
+                };
+                self.put(new, resized);
                 self.paint_chunk(new, resized, out);
                 self.paint_cut_off_end(new, chunk, resized, out);
                 Ok(())
@@ -188,16 +208,14 @@ impl Heap {
             }
         }
         match self.chunks.range(addr..).next() {
-            Some((&ptr, &chunk)) if ptr - addr <= GRANULE_SIZE => {
-                Place::Before(ptr, chunk, ptr - addr)
-            }
+            Some((&ptr, &chunk)) if ptr - addr <= GRANULE_SIZE => Place::Before(ptr, chunk, ptr - addr),
             _ => Place::Elsewhere,
         }
     }
 
     /// Allocations that are live now.
     pub fn live_chunks(&self) -> usize {
-        self.chunks.values().filter(|chunk| chunk.live).count()
+        self.live
     }
 
     /// A tag of 1 to 15 other than `exclude`, each as likely.
@@ -208,6 +226,12 @@ impl Heap {
         Tag::new(drawn + u8::from(skip))
     }
 
+    fn put(&mut self, ptr: u64, chunk: Chunk) {
+        let was = self.chunks.insert(ptr, chunk);
+        self.live += usize::from(chunk.live);
+        self.live -= usize::from(was.is_some_and(|chunk| chunk.live));
+    }
+
     /// Drops the records that a chunk at `ptr` replaces, itself included.
     fn forget_overlaps(&mut self, ptr: u64, size: u64) {
         let end = ptr + size.next_multiple_of(GRANULE_SIZE).max(1);
@@ -215,7 +239,8 @@ impl Heap {
             if start != ptr && start + chunk.payload() <= ptr {
                 break;
             }
-            self.chunks.remove(&start);
+            let gone = self.chunks.remove(&start);
+            self.live -= usize::from(gone.is_some_and(|chunk| chunk.live));
         }
     }
 
@@ -254,7 +279,10 @@ impl Heap {
 
     /// What a shrinking resize cuts off can still be reached by the old, larger extent's pointers.
     fn paint_cut_off_end(&self, ptr: u64, was: Chunk, now: Chunk, out: &mut Vec<Paint>) {
-        let (from, to) = (granule(ptr) + now.payload() + GRANULE_SIZE, granule(ptr) + was.payload());
+        let (from, to) = (
+            granule(ptr) + now.payload() + GRANULE_SIZE,
+            granule(ptr) + was.payload(),
+        );
         if was.coloured() && now.coloured() && from < to && !self.owned(from) {
             out.push(Paint {
                 addr: from,
@@ -277,9 +305,10 @@ impl Heap {
 
     /// True when a coloured chunk's payload ends where the granule at `addr` begins.
     fn ends_at(&self, addr: u64) -> bool {
-        self.chunks.range(..addr).next_back().is_some_and(|(&ptr, chunk)| {
-            chunk.coloured() && granule(ptr) + chunk.payload() == addr
-        })
+        self.chunks
+            .range(..addr)
+            .next_back()
+            .is_some_and(|(&ptr, chunk)| chunk.coloured() && granule(ptr) + chunk.payload() == addr)
     }
 }
 

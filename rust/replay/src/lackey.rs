@@ -93,7 +93,10 @@ pub struct Importer {
 impl Importer {
     /// An importer that stops taking events after `max_accesses` accesses, if given.
     pub fn new(max_accesses: Option<u64>) -> Self {
-        Self { max_accesses, ..Self::default() }
+        Self {
+            max_accesses,
+            ..Self::default()
+        }
     }
 
     /// Takes the next piece of text, cut anywhere.
@@ -155,7 +158,11 @@ impl Importer {
                 let (addr, size) = parse_access(rest).ok_or_else(|| self.malformed(line))?;
                 if (WINDOW..WINDOW_END).contains(&addr) {
                     // The wrapper only stores; a load there is a program's wild read and nothing to record.
-                    if *kind == b'S' { self.heap_message(addr - WINDOW) } else { Ok(()) }
+                    if *kind == b'S' {
+                        self.heap_message(addr - WINDOW)
+                    } else {
+                        Ok(())
+                    }
                 } else {
                     self.access(*kind, addr, size);
                     Ok(())
@@ -180,12 +187,20 @@ impl Importer {
             return;
         }
         if kind != b'S' && !self.is_full() {
-            self.columns.push(Event { addr, size, op: Op::Load });
+            self.columns.push(Event {
+                addr,
+                size,
+                op: Op::Load,
+            });
             self.tally.loads += 1;
             self.touch(addr, u64::from(size));
         }
         if kind != b'L' && !self.is_full() {
-            self.columns.push(Event { addr, size, op: Op::Store });
+            self.columns.push(Event {
+                addr,
+                size,
+                op: Op::Store,
+            });
             self.tally.stores += 1;
             self.touch(addr, u64::from(size));
         }
@@ -211,24 +226,45 @@ impl Importer {
             2 => self.in_allocator = true,
             3 => {
                 self.tally.mallocs += u64::from(!self.is_full());
-                self.heap_event(&[Event { addr, size, op: Op::Malloc }]);
+                self.heap_event(&[Event {
+                    addr,
+                    size,
+                    op: Op::Malloc,
+                }]);
                 self.in_allocator = false;
             }
             4 => {
                 self.tally.frees += u64::from(!self.is_full());
-                self.heap_event(&[Event { addr, size: 0, op: Op::Free }]);
+                self.heap_event(&[Event {
+                    addr,
+                    size: 0,
+                    op: Op::Free,
+                }]);
                 self.in_allocator = true;
             }
             5 => {
                 self.tally.reallocs += u64::from(!self.is_full());
                 self.heap_event(&[
-                    Event { addr: old, size: 0, op: Op::ReallocFrom },
-                    Event { addr, size, op: Op::Realloc },
+                    Event {
+                        addr: old,
+                        size: 0,
+                        op: Op::ReallocFrom,
+                    },
+                    Event {
+                        addr,
+                        size,
+                        op: Op::Realloc,
+                    },
                 ]);
                 self.in_allocator = false;
             }
             6 => self.in_allocator = false,
-            _ => return Err(LackeyError::HeapEvent { line: self.tally.lines, op }),
+            _ => {
+                return Err(LackeyError::HeapEvent {
+                    line: self.tally.lines,
+                    op,
+                });
+            }
         }
         Ok(())
     }
@@ -262,7 +298,10 @@ impl Importer {
     }
 
     fn malformed(&self, line: &[u8]) -> LackeyError {
-        LackeyError::Line { line: self.tally.lines, text: shorten(line) }
+        LackeyError::Line {
+            line: self.tally.lines,
+            text: shorten(line),
+        }
     }
 }
 

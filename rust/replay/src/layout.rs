@@ -72,9 +72,17 @@ impl Layout {
         let region = vpn >> LEAF_BITS;
         let slot = (region % CACHED_LEAVES as u64) as usize;
         let (cached, leaf) = self.cache[slot];
-        let leaf = if cached == region { leaf } else { self.leaf(region, slot) };
+        let leaf = if cached == region {
+            leaf
+        } else {
+            self.leaf(region, slot)
+        };
         let guest = self.leaves[leaf as usize][(vpn % LEAF_PAGES as u64) as usize];
-        if guest == ABSENT { self.assign(leaf, vpn) } else { Ok(guest) }
+        if guest == ABSENT {
+            self.assign(leaf, vpn)
+        } else {
+            Ok(guest)
+        }
     }
 
     /// The guest page of `vpn` if it has one.
@@ -123,7 +131,9 @@ impl Layout {
     fn assign(&mut self, leaf: u32, vpn: u64) -> Result<u32, GuestFull> {
         let guest = self.pages.len() as u32;
         if guest == self.capacity {
-            return Err(GuestFull { capacity: self.capacity });
+            return Err(GuestFull {
+                capacity: self.capacity,
+            });
         }
         self.leaves[leaf as usize][(vpn % LEAF_PAGES as u64) as usize] = guest;
         self.pages.push(vpn);

@@ -8,6 +8,8 @@
 //!
 //! Invariant: the same machine, seed and events give the same counters, however the events are cut into batches.
 
+pub mod counters;
+pub mod engine;
 pub mod floor;
 pub mod heap;
 pub mod lackey;

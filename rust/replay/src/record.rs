@@ -49,8 +49,14 @@ pub enum Op {
 
 impl Op {
     /// All operations, in the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::Load, Self::Store, Self::Malloc, Self::Free, Self::ReallocFrom, Self::Realloc];
+    pub const ALL: [Self; 6] = [
+        Self::Load,
+        Self::Store,
+        Self::Malloc,
+        Self::Free,
+        Self::ReallocFrom,
+        Self::Realloc,
+    ];
 
     /// The operation of that number.
     #[inline]
@@ -139,7 +145,11 @@ impl<'a> Batch<'a> {
         if op.len() == size.len() && op.len() == addr.len() {
             Ok(Self { op, size, addr })
         } else {
-            Err(RecordError::Ragged { op: op.len(), size: size.len(), addr: addr.len() })
+            Err(RecordError::Ragged {
+                op: op.len(),
+                size: size.len(),
+                addr: addr.len(),
+            })
         }
     }
 
@@ -174,7 +184,11 @@ impl<'a> Batch<'a> {
     /// The raw rows in order, not judged: (operation, size, address).
     #[inline]
     pub fn columns(&self) -> impl Iterator<Item = (u8, u32, u64)> + use<'a> {
-        self.op.iter().zip(self.size).zip(self.addr).map(|((&op, &size), &addr)| (op, size, addr))
+        self.op
+            .iter()
+            .zip(self.size)
+            .zip(self.addr)
+            .map(|((&op, &size), &addr)| (op, size, addr))
     }
 
     /// Every event in order, judged.
@@ -231,7 +245,11 @@ impl Columns {
 
     /// The columns as a batch.
     pub fn as_batch(&self) -> Batch<'_> {
-        Batch { op: &self.op, size: &self.size, addr: &self.addr }
+        Batch {
+            op: &self.op,
+            size: &self.size,
+            addr: &self.addr,
+        }
     }
 }
 
@@ -256,7 +274,14 @@ mod tests {
     #[test]
     fn ragged_columns_are_refused() {
         let error = Batch::new(&[0, 1], &[8], &[0, 8]).unwrap_err();
-        assert_eq!(error, RecordError::Ragged { op: 2, size: 1, addr: 2 });
+        assert_eq!(
+            error,
+            RecordError::Ragged {
+                op: 2,
+                size: 1,
+                addr: 2
+            }
+        );
     }
 
     #[test]
@@ -268,7 +293,10 @@ mod tests {
             [
                 RecordError::UnknownOp { row: 1, op: 9 },
                 RecordError::AccessSize { row: 2, size: 0 },
-                RecordError::Address { row: 3, addr: ADDR_LIMIT },
+                RecordError::Address {
+                    row: 3,
+                    addr: ADDR_LIMIT
+                },
             ]
         );
     }

@@ -45,7 +45,10 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        Self { heap: Heap::new(seed), canvas: Canvas::default() }
+        Self {
+            heap: Heap::new(seed),
+            canvas: Canvas::default(),
+        }
     }
 
     fn malloc(&mut self, ptr: u64, size: u64) {

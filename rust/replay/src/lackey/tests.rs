@@ -34,15 +34,30 @@ fn events(columns: &Columns) -> Vec<Event> {
 
 #[test]
 fn accesses_become_loads_and_stores_and_a_modify_becomes_both() {
-    let (columns, importer) =
-        import("I  04001000,3\n L 1ffeffe7e0,8\n S 04222cac,4\n M 0421c7cc,1\n");
+    let (columns, importer) = import("I  04001000,3\n L 1ffeffe7e0,8\n S 04222cac,4\n M 0421c7cc,1\n");
     assert_eq!(
         events(&columns),
         [
-            Event { op: Op::Load, addr: 0x001f_feff_e7e0, size: 8 },
-            Event { op: Op::Store, addr: 0x0422_2cac, size: 4 },
-            Event { op: Op::Load, addr: 0x0421_c7cc, size: 1 },
-            Event { op: Op::Store, addr: 0x0421_c7cc, size: 1 },
+            Event {
+                op: Op::Load,
+                addr: 0x001f_feff_e7e0,
+                size: 8
+            },
+            Event {
+                op: Op::Store,
+                addr: 0x0422_2cac,
+                size: 4
+            },
+            Event {
+                op: Op::Load,
+                addr: 0x0421_c7cc,
+                size: 1
+            },
+            Event {
+                op: Op::Store,
+                addr: 0x0421_c7cc,
+                size: 1
+            },
         ]
     );
     assert_eq!(importer.tally().accesses(), 4);
@@ -71,13 +86,41 @@ fn heap_events_stand_in_order_between_the_accesses() {
     assert_eq!(
         events(&columns),
         [
-            Event { op: Op::Store, addr: 0x1000, size: 8 },
-            Event { op: Op::Malloc, addr: 0x7fff_1234_5670, size: 24 },
-            Event { op: Op::Store, addr: 0x5010, size: 8 },
-            Event { op: Op::ReallocFrom, addr: 0x5010, size: 0 },
-            Event { op: Op::Realloc, addr: 0x6010, size: u32::MAX },
-            Event { op: Op::Free, addr: 0x6010, size: 0 },
-            Event { op: Op::Load, addr: 0x1000, size: 8 },
+            Event {
+                op: Op::Store,
+                addr: 0x1000,
+                size: 8
+            },
+            Event {
+                op: Op::Malloc,
+                addr: 0x7fff_1234_5670,
+                size: 24
+            },
+            Event {
+                op: Op::Store,
+                addr: 0x5010,
+                size: 8
+            },
+            Event {
+                op: Op::ReallocFrom,
+                addr: 0x5010,
+                size: 0
+            },
+            Event {
+                op: Op::Realloc,
+                addr: 0x6010,
+                size: u32::MAX
+            },
+            Event {
+                op: Op::Free,
+                addr: 0x6010,
+                size: 0
+            },
+            Event {
+                op: Op::Load,
+                addr: 0x1000,
+                size: 8
+            },
         ]
     );
     assert!(importer.heap_seen());
@@ -113,12 +156,29 @@ fn an_unfinished_last_line_is_no_event() {
 #[test]
 fn lines_that_are_not_lackey_output_are_errors_with_their_number() {
     for bad in [
-        "hello", " L xyz,8", " L 10", " L 10,", " L 10,8x", " L ,8", " L 10,0", " L 10,99999",
-        " L 10000000000000000000,8", " L ffffffffffffffff,8", " X 10,8", "L 10,8", " L  10,8",
+        "hello",
+        " L xyz,8",
+        " L 10",
+        " L 10,",
+        " L 10,8x",
+        " L ,8",
+        " L 10,0",
+        " L 10,99999",
+        " L 10000000000000000000,8",
+        " L ffffffffffffffff,8",
+        " X 10,8",
+        "L 10,8",
+        " L  10,8",
     ] {
         let mut importer = Importer::new(None);
         let error = importer.feed(format!(" L 10,8\n{bad}\n").as_bytes()).unwrap_err();
-        assert_eq!(error, LackeyError::Line { line: 2, text: bad.into() });
+        assert_eq!(
+            error,
+            LackeyError::Line {
+                line: 2,
+                text: bad.into()
+            }
+        );
     }
 }
 
