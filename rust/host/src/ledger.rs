@@ -162,7 +162,15 @@ impl Ledger {
         }
     }
 
-    /// Something about the slot changed: erased, freed.
+    /// The slot may be handed out again; what was saved under it counts no longer, unless the buffer is still there.
+    pub(crate) fn slot_offered(&mut self, entry: SwpEntry, left_over: bool) {
+        self.slot_touched(entry);
+        if !left_over {
+            self.saved.remove(&entry);
+        }
+    }
+
+    /// Something about the slot changed: taken, erased.
     pub(crate) fn slot_touched(&mut self, entry: SwpEntry) {
         if self.enabled {
             self.touched.insert(entry);
@@ -237,9 +245,6 @@ impl Host {
             } else if !allocated && present {
                 let summary = format!("mte_pages[{entry}] is left over: swap slot {entry} is free");
                 self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
-            }
-            if !present && !allocated {
-                self.ledger.saved.remove(&entry);
             }
         }
     }

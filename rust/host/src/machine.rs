@@ -496,7 +496,7 @@ impl Machine {
 
     /// Every line of the log.
     pub fn log(&self) -> &[StepLine] {
-        self.host.log.lines()
+        self.host.log()
     }
 
     /// Counters.

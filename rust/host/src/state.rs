@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::ids::{MmId, VmId};
 use crate::kvm::Kvm;
 use crate::ledger::Ledger;
-use crate::log::Log;
+use crate::log::{Log, StepLine};
 use crate::mm::Mm;
 use crate::mteswap::MtePages;
 use crate::page::{Page, PageFlags, Pages};
@@ -228,6 +228,37 @@ impl Host {
             free_pages: self.buddy.free_pages(),
             ..self.stats
         }
+    }
+
+    /// Does the ledger watch?
+    pub fn has_ledger(&self) -> bool {
+        self.ledger.enabled
+    }
+
+    /// log2 of the entries of each vCPU's TLB, 0 for none.
+    pub fn tlb_bits(&self) -> u32 {
+        self.tlb_bits
+    }
+
+    /// Begins a search: violations and log lines so far belong to the set-up, and no text is written until asked for.
+    pub fn forget_verdicts(&mut self) {
+        self.violations.clear();
+        self.log = Log::new(false);
+    }
+
+    /// Writes the steps down from now on.
+    pub fn log_on(&mut self) {
+        self.log.enabled = true;
+    }
+
+    /// Every line of the log.
+    pub fn log(&self) -> &[StepLine] {
+        self.log.lines()
+    }
+
+    /// Path and step that ran last.
+    pub fn last_step(&self) -> (&'static str, &'static str) {
+        (self.log.origin.path, self.log.origin.step)
     }
 
     /// The properties that did not hold, in the order they were noticed.

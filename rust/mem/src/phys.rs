@@ -228,17 +228,36 @@ impl PhysMem {
 
     /// Appends the content of these pages, in the order given: equal content gives equal bytes, however it came about.
     ///
-    /// Per page 128 bytes of tags, then 0 for a page of zeros or 1 and the 4096 bytes of data.
+    /// Per page the tags (one byte if uniform, else a marker and 128 bytes), then the number of non-zero 64-bit words of
+    /// data and each with its index: pages of an explored machine are nearly empty.
     pub fn encode(&self, pfns: &[Pfn], out: &mut Vec<u8>) {
+        /// No tag has this value.
+        const MIXED_TAGS: u8 = 0xff;
         for &pfn in pfns {
-            out.extend_from_slice(self.page_tags(pfn).as_bytes());
-            match self.data(pfn) {
-                None => out.push(0),
-                Some(page) => {
-                    out.push(1);
-                    out.extend_from_slice(page);
+            let tags = self.page_tags(pfn);
+            match tags.is_uniform() {
+                Some(tag) => out.push(tag.get()),
+                None => {
+                    out.push(MIXED_TAGS);
+                    out.extend_from_slice(tags.as_bytes());
                 }
             }
+            let count_at = out.len();
+            out.extend_from_slice(&[0; 2]);
+            let mut count = 0_u16;
+            for (index, word) in self
+                .data(pfn)
+                .into_iter()
+                .flat_map(|page| page.chunks_exact(8))
+                .enumerate()
+            {
+                if word != [0; 8] {
+                    out.extend_from_slice(&(index as u16).to_le_bytes());
+                    out.extend_from_slice(word);
+                    count += 1;
+                }
+            }
+            out[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
         }
     }
 

@@ -1,0 +1,275 @@
+//! Breadth-first search over interleavings.
+
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+
+use rustc_hash::{FxHashSet, FxHasher};
+use tagvisor_host::step::{Progress, Task};
+use tagvisor_host::{Host, Op, StepLine, Violation};
+use thiserror::Error;
+
+/// An actor: operations done one after the other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Actor {
+    /// Name in the schedule, e.g. `vcpu0`.
+    pub name: String,
+    /// What it does.
+    pub ops: Vec<Op>,
+}
+
+/// What the search found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Finding {
+    /// A property does not hold; the steps are the shortest schedule that shows it.
+    Violation(Violation),
+    /// Every unfinished actor waits for another.
+    Deadlock(Vec<StepLine>),
+}
+
+/// The outcome of a search.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Exploration {
+    /// Distinct states looked at.
+    pub states: u64,
+    /// Steps run.
+    pub transitions: u64,
+    /// Was every reachable state looked at? False after a finding, at the limit, or when stopped.
+    pub complete: bool,
+    /// The first finding, if any.
+    pub finding: Option<Finding>,
+}
+
+/// A machine or a question the explorer cannot take.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[non_exhaustive]
+pub enum ExploreError {
+    /// Without the ledger there is nothing to find.
+    #[error("the machine has ledger=False: expected ledger=True, the explorer decides by the ledger")]
+    NoLedger,
+    /// The TLB is not part of the encoded state.
+    #[error("the machine has tlb_bits={0}: expected 0, a TLB is not part of an explored state")]
+    Tlb(u32),
+    /// Nobody acts.
+    #[error("no actor has an operation: expected at least one")]
+    NoActors,
+}
+
+/// One actor's place in its program.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Runner {
+    task: Task,
+    /// Operations begun.
+    begun: usize,
+}
+
+impl Runner {
+    fn new() -> Self {
+        Self {
+            task: Task::new(Op::Nothing),
+            begun: 0,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct State {
+    host: Host,
+    runners: Vec<Runner>,
+}
+
+impl State {
+    /// Runs one step of an actor; `None` if it is finished or waits.
+    fn step(&self, who: usize, actors: &[Actor]) -> Option<Self> {
+        let runner = &self.runners[who];
+        let idle = runner.begun == 0 || runner.task.is_done();
+        if idle && runner.begun == actors[who].ops.len() {
+            return None;
+        }
+        let mut next = self.clone();
+        let runner = &mut next.runners[who];
+        if idle {
+            runner.task.restart(actors[who].ops[runner.begun].clone());
+            runner.begun += 1;
+        }
+        if runner.task.step(&mut next.host) == Progress::Blocked {
+            return None;
+        }
+        if next.runners.iter().all(|r| r.begun == 0 || r.task.is_done()) {
+            next.host.ledger_quiesce();
+        }
+        Some(next)
+    }
+
+    fn finished(&self, actors: &[Actor]) -> bool {
+        self.runners
+            .iter()
+            .zip(actors)
+            .all(|(r, a)| r.begun == a.ops.len() && (r.begun == 0 || r.task.is_done()))
+    }
+
+    fn encode(&self) -> Box<[u8]> {
+        let mut bytes = Bytes(Vec::with_capacity(4096));
+        self.runners.hash(&mut bytes);
+        self.host.encode(&mut bytes.0);
+        bytes.0.into_boxed_slice()
+    }
+}
+
+/// Collects what `Hash` feeds it: an encoding, not a hash.
+struct Bytes(Vec<u8>);
+
+impl Hasher for Bytes {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let mut hasher = FxHasher::default();
+        hasher.write(&self.0);
+        hasher.finish()
+    }
+}
+
+/// How a queued state was reached: index of the state before, and who moved.
+#[derive(Clone, Copy)]
+struct Link {
+    before: u32,
+    who: u8,
+}
+
+/// How many states are looked at between two calls of `go_on`.
+const STATES_PER_POLL: u64 = 1024;
+
+/// Runs the actors' steps from `start` in every order, until a finding, `max_states` distinct states, or `go_on` (called
+/// with the number of states now and then) says stop.
+pub fn explore(
+    start: &Host,
+    actors: &[Actor],
+    max_states: u64,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result<Exploration, ExploreError> {
+    if !start.has_ledger() {
+        return Err(ExploreError::NoLedger);
+    }
+    if start.tlb_bits() > 0 {
+        return Err(ExploreError::Tlb(start.tlb_bits()));
+    }
+    if actors.iter().all(|a| a.ops.is_empty()) {
+        return Err(ExploreError::NoActors);
+    }
+    let mut host = start.clone();
+    host.forget_verdicts();
+    let first = State {
+        host,
+        runners: actors.iter().map(|_| Runner::new()).collect(),
+    };
+    let mut search = Search {
+        actors,
+        links: vec![],
+        visited: FxHashSet::default(),
+        queue: VecDeque::new(),
+    };
+    search.visit(
+        first.clone(),
+        Link {
+            before: u32::MAX,
+            who: 0,
+        },
+    );
+
+    let mut transitions = 0;
+    while let Some((index, state)) = search.queue.pop_front() {
+        let mut moved = false;
+        for who in 0..actors.len() {
+            let Some(mut next) = state.step(who, actors) else {
+                continue;
+            };
+            (moved, transitions) = (true, transitions + 1);
+            if next.finished(actors) {
+                next.host.audit();
+            }
+            let link = Link {
+                before: index,
+                who: who as u8,
+            };
+            if let Some(violation) = next.host.violations().first() {
+                let steps = search.schedule(&first, link);
+                let finding = Finding::Violation(Violation {
+                    steps,
+                    ..violation.clone()
+                });
+                return Ok(search.outcome(transitions, false, Some(finding)));
+            }
+            search.visit(next, link);
+        }
+        if !moved && !state.finished(actors) {
+            let steps = search.schedule(&first, search.links[index as usize]);
+            return Ok(search.outcome(transitions, false, Some(Finding::Deadlock(steps))));
+        }
+        let states = search.links.len() as u64;
+        if states >= max_states || (states.is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
+            return Ok(search.outcome(transitions, false, None));
+        }
+    }
+    Ok(search.outcome(transitions, true, None))
+}
+
+struct Search<'a> {
+    actors: &'a [Actor],
+    /// One link per distinct state, in the order of discovery.
+    links: Vec<Link>,
+    visited: FxHashSet<Box<[u8]>>,
+    queue: VecDeque<(u32, State)>,
+}
+
+impl Search<'_> {
+    fn visit(&mut self, state: State, link: Link) {
+        if self.visited.insert(state.encode()) {
+            let index = u32::try_from(self.links.len()).expect("fewer than 2^32 states");
+            self.links.push(link);
+            self.queue.push_back((index, state));
+        }
+    }
+
+    fn outcome(&self, transitions: u64, complete: bool, finding: Option<Finding>) -> Exploration {
+        Exploration {
+            states: self.links.len() as u64,
+            transitions,
+            complete,
+            finding,
+        }
+    }
+
+    /// Walks the links back to the start, then runs that schedule again with the log on: one line a step.
+    fn schedule(&self, first: &State, last: Link) -> Vec<StepLine> {
+        let mut order = vec![last.who];
+        let mut at = last.before;
+        while self.links[at as usize].before != u32::MAX {
+            order.push(self.links[at as usize].who);
+            at = self.links[at as usize].before;
+        }
+        order.reverse();
+        let mut state = first.clone();
+        state.host.log_on();
+        let mut lines = Vec::with_capacity(order.len());
+        for who in order.into_iter().map(usize::from) {
+            let said = state.host.log().len();
+            state = state.step(who, self.actors).expect("the schedule ran before");
+            lines.push(self.line(&state, who, said, lines.len()));
+        }
+        lines
+    }
+
+    fn line(&self, state: &State, who: usize, said: usize, before: usize) -> StepLine {
+        let (path, step) = state.host.last_step();
+        let texts: Vec<_> = state.host.log()[said..].iter().map(|l| l.text.as_str()).collect();
+        let n = u32::try_from(before).unwrap_or(u32::MAX - 1) + 1;
+        StepLine {
+            n,
+            actor: self.actors[who].name.clone(),
+            path,
+            step,
+            text: texts.join("; "),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The races that decided how `PG_mte_tagged` may be set.
+
+use tagvisor_arch::{Ipa, Tag, Va};
+use tagvisor_explore::{Actor, Exploration, ExploreError, Finding, explore};
+use tagvisor_host::{
+    Backing, Config, GuestOp, Machine, MmId, MmapArgs, Op, Policy, Property, Prot, SlotArgs, UserOp, VcpuId,
+};
+
+const IPA: u64 = 0x5000_0000;
+
+/// A frame with stale tags on top of the free list, a VM with two vCPUs over one page of RAM the VMM has written.
+fn machine(knobs: &[(&str, &str)]) -> (Machine, MmId, Va, [VcpuId; 2]) {
+    let base = Policy::profile("linux-6.12").unwrap();
+    let policy = knobs.iter().fold(base, |p, (knob, value)| p.with(knob, value).unwrap());
+    let mut machine = Machine::new(&Config {
+        policy,
+        memory: 1 << 20,
+        ..Config::default()
+    })
+    .unwrap();
+    let vmm = machine.create_process("vmm");
+    let rw = Prot::READ | Prot::WRITE;
+    let old = MmapArgs {
+        pages: 1,
+        backing: Backing::Anon,
+        shared: false,
+        prot: rw | Prot::MTE,
+        fixed: None,
+    };
+    let earlier = machine.mmap(vmm, old).unwrap();
+    machine.user_stg(vmm, earlier, Tag::new(0xc)).unwrap();
+    machine.munmap(vmm, earlier, 1).unwrap();
+    let ram = machine.mmap(vmm, MmapArgs { prot: rw, ..old }).unwrap();
+    machine.user_store(vmm, ram, 8, 1).unwrap();
+    let vm = machine.create_vm(vmm).unwrap();
+    machine.enable_cap_arm_mte(vm).unwrap();
+    let cpus = [machine.create_vcpu(vm).unwrap(), machine.create_vcpu(vm).unwrap()];
+    let slot = SlotArgs {
+        id: 0,
+        ipa: Ipa(IPA),
+        userspace_addr: ram,
+        pages: 1,
+        flags: 0,
+    };
+    machine.set_user_memory_region(vm, slot).unwrap();
+    (machine, vmm, ram, cpus)
+}
+
+fn two_vcpus(knobs: &[(&str, &str)]) -> Exploration {
+    let (machine, _, _, cpus) = machine(knobs);
+    let ops = |cpu, tag| {
+        vec![
+            Op::Guest(
+                cpu,
+                GuestOp::Stg {
+                    ptr: Va(IPA),
+                    tag: Tag::new(tag),
+                },
+            ),
+            Op::Guest(cpu, GuestOp::Ldg { ptr: Va(IPA) }),
+        ]
+    };
+    let actors = [
+        Actor {
+            name: "vcpu0".into(),
+            ops: ops(cpus[0], 5),
+        },
+        Actor {
+            name: "vcpu1".into(),
+            ops: vec![Op::Guest(cpus[1], GuestOp::Ldg { ptr: Va(IPA) })],
+        },
+    ];
+    explore(machine.host(), &actors, 1_000_000, &mut |_| true).unwrap()
+}
+
+fn violated(outcome: &Exploration) -> Option<Property> {
+    match outcome.finding.as_ref()? {
+        Finding::Violation(v) => Some(v.property),
+        Finding::Deadlock(steps) => panic!("deadlock: {steps:?}"),
+    }
+}
+
+#[test]
+fn pg_mte_lock_holds_in_every_order() {
+    let outcome = two_vcpus(&[]);
+    assert_eq!((violated(&outcome), outcome.complete), (None, true));
+    assert!(outcome.states > 100, "{outcome:?}");
+}
+
+#[test]
+fn test_and_set_then_clear_leaks_stale_tags_to_the_second_fault() {
+    let outcome = two_vcpus(&[("K18", "test-and-set")]);
+    assert_eq!(violated(&outcome), Some(Property::NoLeak));
+}
+
+#[test]
+fn test_clear_set_without_a_lock_loses_the_tag_written_in_between() {
+    let outcome = two_vcpus(&[("K18", "test-clear-set")]);
+    assert_eq!(violated(&outcome), Some(Property::NoLoss));
+    let Some(Finding::Violation(loss)) = &outcome.finding else {
+        unreachable!()
+    };
+    let clears = loss.steps.iter().filter(|s| s.step == "mte_clear_page_tags").count();
+    let store = loss.steps.iter().position(|s| s.text.contains("STG")).unwrap();
+    let last_clear = loss
+        .steps
+        .iter()
+        .rposition(|s| s.step == "mte_clear_page_tags")
+        .unwrap();
+    assert_eq!(clears, 2, "both faults clear");
+    assert!(
+        store < last_clear,
+        "the tag was written before the second clear: {loss}"
+    );
+}
+
+#[test]
+fn an_exclusive_mmu_lock_closes_both_races() {
+    for protocol in ["test-and-set", "test-clear-set"] {
+        let outcome = two_vcpus(&[("K18", protocol), ("mmu_lock", "exclusive")]);
+        assert_eq!((violated(&outcome), outcome.complete), (None, true), "{protocol}");
+    }
+}
+
+#[test]
+fn a_fault_and_a_reclaim_of_the_page_agree_in_every_order() {
+    let (machine, vmm, ram, cpus) = machine(&[]);
+    let actors = [
+        Actor {
+            name: "vcpu0".into(),
+            ops: vec![
+                Op::Guest(
+                    cpus[0],
+                    GuestOp::Stg {
+                        ptr: Va(IPA),
+                        tag: Tag::new(5),
+                    },
+                ),
+                Op::Guest(cpus[0], GuestOp::Ldg { ptr: Va(IPA) }),
+            ],
+        },
+        Actor {
+            name: "kswapd".into(),
+            ops: vec![Op::Evict(vmm, ram), Op::Evict(vmm, ram)],
+        },
+    ];
+    let outcome = explore(machine.host(), &actors, 1_000_000, &mut |_| true).unwrap();
+    assert_eq!(
+        (violated(&outcome), outcome.complete),
+        (None, true),
+        "{:?}",
+        outcome.finding
+    );
+}
+
+#[test]
+fn a_vmm_that_discards_its_page_races_a_fault_without_harm() {
+    let (machine, vmm, ram, cpus) = machine(&[]);
+    let actors = [
+        Actor {
+            name: "vcpu0".into(),
+            ops: vec![Op::Guest(cpus[0], GuestOp::Ldg { ptr: Va(IPA) })],
+        },
+        Actor {
+            name: "vmm".into(),
+            ops: vec![
+                Op::DontNeed(vmm, ram, 1),
+                Op::User(
+                    vmm,
+                    UserOp::Store {
+                        ptr: ram,
+                        size: 8,
+                        value: 2,
+                    },
+                ),
+            ],
+        },
+    ];
+    let outcome = explore(machine.host(), &actors, 1_000_000, &mut |_| true).unwrap();
+    assert_eq!(
+        (violated(&outcome), outcome.complete),
+        (None, true),
+        "{:?}",
+        outcome.finding
+    );
+}
+
+#[test]
+fn the_same_search_gives_the_same_outcome() {
+    assert_eq!(
+        two_vcpus(&[("K18", "test-clear-set")]),
+        two_vcpus(&[("K18", "test-clear-set")])
+    );
+}
+
+#[test]
+fn limits_and_stops_are_not_called_complete() {
+    let (machine, _, _, cpus) = machine(&[]);
+    let actors = [0, 1].map(|i| Actor {
+        name: format!("vcpu{i}"),
+        ops: vec![Op::Guest(cpus[i], GuestOp::Ldg { ptr: Va(IPA) })],
+    });
+    let outcome = explore(machine.host(), &actors, 10, &mut |_| true).unwrap();
+    assert!(!outcome.complete && outcome.finding.is_none());
+}
+
+#[test]
+fn machines_the_explorer_cannot_judge_are_refused() {
+    let blind = Machine::new(&Config {
+        ledger: false,
+        ..Config::default()
+    })
+    .unwrap();
+    let cached = Machine::new(&Config {
+        tlb_bits: 4,
+        ..Config::default()
+    })
+    .unwrap();
+    let actor = [Actor {
+        name: "vmm".into(),
+        ops: vec![Op::Swapoff],
+    }];
+    assert_eq!(
+        explore(blind.host(), &actor, 1, &mut |_| true),
+        Err(ExploreError::NoLedger)
+    );
+    assert_eq!(
+        explore(cached.host(), &actor, 1, &mut |_| true),
+        Err(ExploreError::Tlb(4))
+    );
+}
