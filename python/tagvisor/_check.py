@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 def integer(argument: str, value: object, low: int, high: int) -> int:
     """An integer from ``low`` to ``high``, both included; a bool is none."""
+    if type(value) is int and low <= value <= high:
+        return value  # the common case, on the way of every access
     if not isinstance(value, bool):
         try:
             number = index(value)  # type: ignore[arg-type]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Step", "Violation"]
 
@@ -29,7 +34,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A property that does not hold. ``str()`` of it is fit for a mail."""
+    """A property that does not hold.
+
+    ``str()`` of it is fit for a mail: the summary, then the steps, long runs of one step folded.
+    """
 
     property: str
     """Its number, such as ``P1``."""
@@ -44,4 +52,20 @@ class Violation:
         head = f"{self.property} {self.title}: {self.summary}"
         if not self.steps:
             return head
-        return "\n".join([head, "", *map(str, self.steps)])
+        return "\n".join([head, "", *_folded(self.steps)])
+
+
+# A run longer than this is folded: a loop over a page's granules is 256 lines that say one thing.
+_LONGEST_RUN = 6
+
+
+def _folded(steps: Iterable[Step]) -> Iterator[str]:
+    """The steps as lines; of a long run of the same step by the same actor the first and the last."""
+    for _, same in groupby(steps, key=lambda step: (step.actor, step.path, step.step)):
+        run = list(same)
+        if len(run) <= _LONGEST_RUN:
+            yield from map(str, run)
+            continue
+        yield str(run[0])
+        yield f"      {'':<8}  ({len(run) - 2} more of the same step)"
+        yield str(run[-1])

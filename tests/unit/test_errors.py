@@ -106,6 +106,17 @@ def test_a_violation_prints_its_numbered_steps() -> None:
     ]
 
 
+def test_a_long_run_of_one_step_is_folded() -> None:
+    steps = tuple(
+        tv.Step(n, "vcpu0", "guest", "execute", f"STG {16 * n:#x}, tag 1") for n in range(1, 257)
+    )
+    last = tv.Step(257, "kswapd", "mte_save_tags", "xa_store", "tags saved")
+
+    lines = str(tv.Violation("P1", "no-loss", "gone", (*steps, last))).splitlines()
+
+    assert [line.split()[0] for line in lines[2:]] == ["1", "(254", "256", "257"]
+
+
 def test_a_panic_becomes_internal_error_and_the_machine_refuses_further_use(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
