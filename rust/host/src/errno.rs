@@ -29,6 +29,8 @@ macro_rules! errnos {
 errnos! {
     /// No such file or directory.
     Enoent = 2, "ENOENT";
+    /// Bad file descriptor: the VM was destroyed.
+    Ebadf = 9, "EBADF";
     /// Try again.
     Eagain = 11, "EAGAIN";
     /// Out of memory.

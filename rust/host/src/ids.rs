@@ -2,8 +2,6 @@
 //!
 //! Plain indices: a process, a VM and a vCPU keep their number for the machine's life.
 
-use std::fmt;
-
 /// A process address space (`struct mm_struct`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct MmId(pub u32);
@@ -24,22 +22,14 @@ pub struct VcpuId {
 /// Who runs a step: the first word of every line of a counterexample.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Actor {
-    /// A user thread of a process (the VMM, when it owns VMs).
+    /// A user thread of a process.
     Process(MmId),
+    /// A user thread of the process that owns a VM: the VMM.
+    Vmm(VmId),
     /// A guest, and the host thread that runs its vCPU.
     Vcpu(VcpuId),
     /// Page reclaim.
     Reclaim,
-}
-
-impl fmt::Display for Actor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Process(MmId(0)) => write!(f, "vmm"),
-            Self::Process(mm) => write!(f, "process{}", mm.0),
-            Self::Vcpu(VcpuId { vm: VmId(0), index }) => write!(f, "vcpu{index}"),
-            Self::Vcpu(v) => write!(f, "vm{}.vcpu{}", v.vm.0, v.index),
-            Self::Reclaim => write!(f, "kswapd"),
-        }
-    }
+    /// An administrator's command (swapoff).
+    Admin,
 }

@@ -190,7 +190,7 @@ impl Host {
         let zero_page = self.has_flag(pfn, PageFlags::RESERVED);
         if zero_page || provenance.holds(content, granule) {
             if value != want {
-                let summary = self.loss_summary(content, granule, value, &format!("{reader} reads"));
+                let summary = self.loss_summary(content, granule, value, &format!("{} reads", self.actor_name(reader)));
                 self.report(
                     Property::NoLoss,
                     u64::from(content),
@@ -205,7 +205,8 @@ impl Host {
                 provenance.owner
             };
             let summary = format!(
-                "{reader} reads tag {value} of granule {granule} of {}, but pfn {:#x} holds tags left by {}",
+                "{} reads tag {value} of granule {granule} of {}, but pfn {:#x} holds tags left by {}",
+                self.actor_name(reader),
                 self.place(at.0, at.1),
                 pfn.0,
                 left_by.map_or_else(|| "nobody since boot".to_owned(), |c| self.content_name(c)),
@@ -290,7 +291,7 @@ impl Host {
         let Content { want, writer, .. } = &self.ledger.contents[content as usize];
         let wrote = writer.map_or_else(
             || "nobody wrote one (0)".to_owned(),
-            |w| format!("{w} wrote {}", want.get(granule)),
+            |w| format!("{} wrote {}", self.actor_name(w), want.get(granule)),
         );
         format!(
             "{who} tag {value} of granule {granule} of {}, but {wrote}",

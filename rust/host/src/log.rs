@@ -77,12 +77,12 @@ impl Log {
         &self.lines
     }
 
-    pub(crate) fn push(&mut self, keys: &[Key], text: String) {
-        let Origin { actor, path, step } = self.origin;
+    pub(crate) fn push(&mut self, actor: String, keys: &[Key], text: String) {
+        let Origin { path, step, .. } = self.origin;
         let n = u32::try_from(self.lines.len()).unwrap_or(u32::MAX - 1) + 1;
         self.lines.push(StepLine {
             n,
-            actor: actor.to_string(),
+            actor,
             path,
             step,
             text,
@@ -114,7 +114,7 @@ macro_rules! note {
     ($host:expr, [$($key:expr),*], $($text:tt)+) => {
         if $host.log.enabled {
             let text = format!($($text)+);
-            $host.log.push(&[$($key),*], text);
+            $host.log_push(&[$($key),*], text);
         }
     };
 }
@@ -127,9 +127,17 @@ mod tests {
     #[test]
     fn a_story_follows_keys_backwards_and_leaves_strangers_out() {
         let mut log = Log::new(true);
-        log.push(&[Key::Frame(Pfn(1)), Key::Slot(SwpEntry(7))], "saved".into());
-        log.push(&[Key::Frame(Pfn(9))], "somebody else".into());
-        log.push(&[Key::Slot(SwpEntry(7)), Key::Frame(Pfn(2))], "restored".into());
+        log.push(
+            "kswapd".into(),
+            &[Key::Frame(Pfn(1)), Key::Slot(SwpEntry(7))],
+            "saved".into(),
+        );
+        log.push("kswapd".into(), &[Key::Frame(Pfn(9))], "somebody else".into());
+        log.push(
+            "kswapd".into(),
+            &[Key::Slot(SwpEntry(7)), Key::Frame(Pfn(2))],
+            "restored".into(),
+        );
 
         let story = log.story(&[Key::Frame(Pfn(2))]);
 

@@ -124,6 +124,9 @@ pub struct Machine {
     limit: u64,
 }
 
+/// Pages of one mapping or memslot: 8 TiB, past any machine that can be built.
+const MAX_PAGES: u64 = 1 << 31;
+
 impl Machine {
     /// Boots a machine.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
@@ -183,7 +186,7 @@ impl Machine {
             prot,
             fixed,
         } = args;
-        if pages == 0 || pages > 1 << 36 || fixed.is_some_and(|va| va.page_offset() != 0) {
+        if pages == 0 || pages > MAX_PAGES || fixed.is_some_and(|va| va.page_offset() != 0) {
             return Err(Errno::Einval);
         }
         // Refused before anything is unmapped: an error changes nothing.
@@ -201,7 +204,7 @@ impl Machine {
     }
 
     fn range_ok(va: Va, pages: u64) -> Result<(), Errno> {
-        let ok = va.page_offset() == 0 && (1..=1 << 36).contains(&pages) && va.0 < 1 << 56;
+        let ok = va.page_offset() == 0 && (1..=MAX_PAGES).contains(&pages) && va.0 < 1 << 56;
         if ok { Ok(()) } else { Err(Errno::Einval) }
     }
 
@@ -323,9 +326,20 @@ impl Machine {
         Ok(VmId(self.host.vms.len() as u32 - 1))
     }
 
-    /// Closes a VM.
-    pub fn destroy_vm(&mut self, vm: VmId) {
+    /// Closes a VM: its memslots and stage-2 tables go. -EBADF if that was done before.
+    pub fn destroy_vm(&mut self, vm: VmId) -> Result<(), Errno> {
+        self.open_vm(vm)?;
         self.host.kvm_destroy_vm(vm);
+        Ok(())
+    }
+
+    /// An ioctl needs an open file descriptor: -EBADF once the VM was destroyed.
+    fn open_vm(&self, vm: VmId) -> Result<(), Errno> {
+        if self.host.vm(vm).alive {
+            Ok(())
+        } else {
+            Err(Errno::Ebadf)
+        }
     }
 
     /// `KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)`.
@@ -335,6 +349,7 @@ impl Machine {
 
     /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
+        self.open_vm(vm)?;
         if !self.host.vm(vm).vcpus.is_empty() {
             return Err(Errno::Einval);
         }
@@ -347,11 +362,9 @@ impl Machine {
     /// `KVM_CREATE_VCPU`: a vCPU at EL1 with synchronous tag checks and TBI; tags are reachable iff the VM has MTE
     /// (`HCR_EL2.ATA`).
     pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
+        self.open_vm(vm)?;
         let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
         let kvm = self.host.vm_mut(vm);
-        if !kvm.alive {
-            return Err(Errno::Enoent);
-        }
         let index = kvm.vcpus.len() as u32;
         let rgsr = RgsrEl1::new().with_seed((seed + u64::from(index)) as u16);
         let cpu = Cpu {
@@ -391,7 +404,8 @@ impl Machine {
             pages,
             flags,
         } = args;
-        if ipa.page_offset() != 0 || pages > 1 << 31 {
+        self.open_vm(vm)?;
+        if ipa.page_offset() != 0 || pages > MAX_PAGES {
             return Err(Errno::Einval);
         }
         self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_SET_USER_MEMORY_REGION");
@@ -409,6 +423,7 @@ impl Machine {
     /// guest memory covered. Checks in the kernel's order (6.12).
     pub fn mte_copy_tags(&mut self, vm: VmId, args: CopyTags, buf: &mut [u8]) -> Result<u64, Errno> {
         const FROM_GUEST: u64 = 1;
+        self.open_vm(vm)?;
         let CopyTags {
             ipa,
             length,
@@ -444,6 +459,7 @@ impl Machine {
 
     /// One guest instruction, run until it completes or the guest stops.
     pub fn guest(&mut self, vcpu: VcpuId, op: GuestOp) -> Result<u64, GuestExit> {
+        self.open_vm(vcpu.vm).map_err(GuestExit::Errno)?;
         match self.run(Op::Guest(vcpu, op)) {
             OpResult::Value(value) => Ok(value),
             OpResult::Exception(fault) => Err(GuestExit::Exception(fault)),

@@ -202,9 +202,8 @@ impl Op {
             | Self::Replace(mm, ..)
             | Self::DontNeed(mm, ..)
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
-            Self::CopyTagsFrom { .. } | Self::CopyTagsTo { .. } | Self::Swapoff | Self::Nothing => {
-                Actor::Process(MmId(0))
-            }
+            Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
+            Self::Swapoff | Self::Nothing => Actor::Admin,
             Self::Evict(..) => Actor::Reclaim,
         }
     }

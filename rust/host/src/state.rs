@@ -11,10 +11,10 @@ use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
 
 use crate::buddy::Buddy;
 use crate::config::{Config, ConfigError};
-use crate::ids::{MmId, VmId};
+use crate::ids::{Actor, MmId, VcpuId, VmId};
 use crate::kvm::Kvm;
 use crate::ledger::Ledger;
-use crate::log::{Log, StepLine};
+use crate::log::{Key, Log, StepLine};
 use crate::mm::Mm;
 use crate::mteswap::MtePages;
 use crate::page::{Page, PageFlags, Pages};
@@ -196,6 +196,23 @@ impl Host {
 
     pub(crate) fn vm_mut(&mut self, vm: VmId) -> &mut Kvm {
         &mut self.vms[vm.0 as usize]
+    }
+
+    /// Who acts, in words: the process by its name, a vCPU by its number (and its VM's, from the second VM on).
+    pub(crate) fn actor_name(&self, actor: Actor) -> String {
+        match actor {
+            Actor::Process(mm) => self.mm(mm).name.clone(),
+            Actor::Vmm(vm) => self.mm(self.vm(vm).mm).name.clone(),
+            Actor::Vcpu(VcpuId { vm: VmId(0), index }) => format!("vcpu{index}"),
+            Actor::Vcpu(VcpuId { vm, index }) => format!("vm{}.vcpu{index}", vm.0),
+            Actor::Reclaim => "kswapd".to_owned(),
+            Actor::Admin => "root".to_owned(),
+        }
+    }
+
+    pub(crate) fn log_push(&mut self, keys: &[Key], text: String) {
+        let actor = self.actor_name(self.log.origin.actor);
+        self.log.push(actor, keys, text);
     }
 
     /// A page's place in words: `vmm page 0x00007f0000000000`.

@@ -235,12 +235,11 @@ impl PhysMem {
         const MIXED_TAGS: u8 = 0xff;
         for &pfn in pfns {
             let tags = self.page_tags(pfn);
-            match tags.is_uniform() {
-                Some(tag) => out.push(tag.get()),
-                None => {
-                    out.push(MIXED_TAGS);
-                    out.extend_from_slice(tags.as_bytes());
-                }
+            if let Some(tag) = tags.is_uniform() {
+                out.push(tag.get());
+            } else {
+                out.push(MIXED_TAGS);
+                out.extend_from_slice(tags.as_bytes());
             }
             let count_at = out.len();
             out.extend_from_slice(&[0; 2]);

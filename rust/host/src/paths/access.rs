@@ -421,7 +421,7 @@ impl Host {
         let Some(at) = kvm.memslot(gfn).map(|slot| (kvm.mm, slot.hva(gfn))) else {
             return;
         };
-        self.log.push(&[Key::page(at.0, at.1)], text);
+        self.log_push(&[Key::page(at.0, at.1)], text);
     }
 
     fn note_user_access(&mut self, mm: MmId, op: UserOp, value: u64) {
@@ -431,7 +431,7 @@ impl Host {
             UserOp::Ldg { ptr } => (format!("LDG {ptr} -> tag {value:x}"), ptr),
             UserOp::Stg { ptr, tag } => (format!("STG {ptr}, tag {tag}"), ptr),
         };
-        self.log.push(&[Key::page(mm, ptr.untagged())], text);
+        self.log_push(&[Key::page(mm, ptr.untagged())], text);
     }
 }
 

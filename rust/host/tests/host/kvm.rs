@@ -383,3 +383,22 @@ fn switching_the_ledger_and_the_log_off_changes_no_answer() {
     };
     assert_eq!(run(true, true), run(false, false));
 }
+
+#[test]
+fn a_destroyed_vm_answers_ebadf_and_its_tables_are_free_again() {
+    let mut g = guest_with(&[]);
+    g.stg(IPA, 5).unwrap();
+    let before = g.machine.stats().free_pages;
+
+    g.machine.destroy_vm(g.vm).unwrap();
+
+    assert_eq!(
+        g.machine.stats().free_pages,
+        before + 4,
+        "two root pages and one table each of levels 2 and 3"
+    );
+    assert_eq!(g.ldg(IPA), Err(GuestExit::Errno(Errno::Ebadf)));
+    assert_eq!(g.machine.destroy_vm(g.vm), Err(Errno::Ebadf));
+    assert_eq!(g.machine.create_vcpu(g.vm), Err(Errno::Ebadf));
+    assert_eq!(g.machine.mte_copy_tags(g.vm, FROM, &mut [0; 256]), Err(Errno::Ebadf));
+}
