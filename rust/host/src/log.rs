@@ -49,13 +49,18 @@ pub(crate) struct Origin {
     pub(crate) step: &'static str,
 }
 
-/// All lines so far, with their keys.
+/// Lines kept at least; twice as many at most, so that a long run does not fill memory.
+const KEPT: usize = 100_000;
+
+/// The latest lines, with their keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     pub(crate) enabled: bool,
     pub(crate) origin: Origin,
     lines: Vec<StepLine>,
     keys: Vec<Vec<Key>>,
+    /// Lines dropped because they were the oldest.
+    dropped: u32,
 }
 
 impl Log {
@@ -70,6 +75,7 @@ impl Log {
             origin,
             lines: Vec::new(),
             keys: Vec::new(),
+            dropped: 0,
         }
     }
 
@@ -79,7 +85,12 @@ impl Log {
 
     pub(crate) fn push(&mut self, actor: String, keys: &[Key], text: String) {
         let Origin { path, step, .. } = self.origin;
-        let n = u32::try_from(self.lines.len()).unwrap_or(u32::MAX - 1) + 1;
+        if self.lines.len() == 2 * KEPT {
+            self.lines.drain(..KEPT);
+            self.keys.drain(..KEPT);
+            self.dropped = self.dropped.saturating_add(KEPT as u32);
+        }
+        let n = self.dropped.saturating_add(self.lines.len() as u32 + 1);
         self.lines.push(StepLine {
             n,
             actor,
@@ -144,6 +155,18 @@ mod tests {
         assert_eq!(
             story.iter().map(|l| (l.n, l.text.as_str())).collect::<Vec<_>>(),
             [(1, "saved"), (2, "restored")]
+        );
+    }
+
+    #[test]
+    fn a_long_log_forgets_its_oldest_lines_and_keeps_counting() {
+        let mut log = Log::new(true);
+        for _ in 0..=2 * KEPT {
+            log.push("vmm".into(), &[], String::new());
+        }
+        assert_eq!(
+            (log.lines().len(), log.lines().last().unwrap().n),
+            (KEPT + 1, 2 * KEPT as u32 + 1)
         );
     }
 }

@@ -304,13 +304,14 @@ impl Machine {
         }
     }
 
-    /// Swaps a page out and drops it from the swap cache. -EINVAL for an address outside every mapping, -ENOMEM when no
-    /// swap slot is left; a page that cannot go (the zero page, device memory) stays and the answer shows it.
+    /// `MADV_PAGEOUT` until the page is swapped out, then reclaim until it has left the swap cache. -ENOMEM for an address
+    /// outside every mapping; a page that cannot go (the zero page, device memory, no swap slot left) stays, as the answer
+    /// shows.
     pub fn evict(&mut self, mm: MmId, va: Va) -> Result<PagemapEntry, Errno> {
         if self.host.mm(mm).vma(va.untagged()).is_none() {
-            return Err(Errno::Einval);
+            return Err(Errno::Enomem);
         }
-        self.syscall(Op::Evict(mm, va))?;
+        self.run(Op::Evict(mm, va));
         Ok(self.pagemap(mm, va))
     }
 

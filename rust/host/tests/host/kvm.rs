@@ -402,3 +402,25 @@ fn a_destroyed_vm_answers_ebadf_and_its_tables_are_free_again() {
     assert_eq!(g.machine.create_vcpu(g.vm), Err(Errno::Ebadf));
     assert_eq!(g.machine.mte_copy_tags(g.vm, FROM, &mut [0; 256]), Err(Errno::Ebadf));
 }
+
+#[test]
+fn a_page_without_a_swap_slot_stays_and_a_hole_is_enomem() {
+    let mut g = guest(
+        &Config {
+            swap: PAGE_SIZE,
+            ..config(policy("linux-6.12", &[]))
+        },
+        8,
+    );
+    g.stg(IPA, 1).unwrap();
+    g.stg(IPA + PAGE_SIZE, 2).unwrap();
+
+    assert!(g.machine.evict(g.vmm, g.page(0)).unwrap().swap);
+    assert!(
+        g.machine.evict(g.vmm, g.page(1)).unwrap().present,
+        "the only slot is taken"
+    );
+    assert_eq!(g.machine.evict(g.vmm, g.page(8)), Err(Errno::Enomem));
+    assert_eq!((g.ldg(IPA), g.ldg(IPA + PAGE_SIZE)), (Ok(1), Ok(2)));
+    assert_eq!(g.machine.check(), Ok(()));
+}

@@ -3,3 +3,4 @@
 mod common;
 mod founding_thread;
 mod kvm;
+mod random;
