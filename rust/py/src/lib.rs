@@ -11,9 +11,11 @@ compile_error!("a panic must become tagvisor.InternalError: build with panic = \
 mod arrays;
 mod enter;
 mod errors;
+mod explore;
 mod machine;
 mod op;
 mod policy;
+mod replay;
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
@@ -56,11 +58,16 @@ mod _native {
     #[pymodule_export]
     use super::build_info;
     #[pymodule_export]
+    use super::explore::explore;
+    #[pymodule_export]
     use super::machine::Machine;
     #[pymodule_export]
     use super::op::Op;
     #[pymodule_export]
     use super::policy::{policy_knobs, policy_profile, policy_profiles, policy_replace};
+
+    #[pymodule_export]
+    use super::replay::{LackeyImporter, Replay, bench, benchmarks};
 
     use pyo3::prelude::*;
 
@@ -68,6 +75,7 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::enter::install_panic_hook();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("HEAP_WINDOW", tagvisor_replay::lackey::WINDOW)?;
         super::warn_of_debug_build(module.py())
     }
 }

@@ -53,6 +53,17 @@ impl FlatTags {
         bad
     }
 
+    /// The tag-store floor: one read-modify-write of a nibble per granule, over all of the memory.
+    #[inline(never)]
+    pub fn store_each(&mut self, tag: u8) {
+        let tag = tag & 0xf;
+        for granule in 0..self.packed.len() * 2 {
+            let shift = granule % 2 * 4;
+            let byte = std::hint::black_box(&mut self.packed[granule / 2]);
+            *byte = *byte & !(0xf << shift) | tag << shift;
+        }
+    }
+
     /// The page-tag-fill floor: sets all tags of all pages, a page at a time, as a plain memory fill.
     #[inline(never)]
     pub fn fill(&mut self, tag: u8) {
@@ -62,16 +73,16 @@ impl FlatTags {
     }
 }
 
-/// The floor of a four-level table walk that ends at level 3: dependent loads of flat tables, nothing else.
-///
-/// `tables[level]` holds, for each index, the next index; the last level's value is returned.
+/// The page-fault floor: what any fault that hands out a clean tagged page does, zero its data and its tags.
 #[inline(never)]
-pub fn chase(tables: &[Vec<u64>], start: u64, index: impl Fn(usize) -> u64) -> u64 {
-    let mut at = start;
-    for (level, table) in tables.iter().enumerate() {
-        at = table[(at + index(level)) as usize % table.len()];
+pub fn touch_pages(pages: usize) -> usize {
+    let mut touched = 0;
+    for page in 0..pages {
+        let data = std::hint::black_box(vec![0_u8; tagvisor_arch::PAGE_SIZE as usize]);
+        let tags = std::hint::black_box([0_u8; PAGE_TAG_BYTES]);
+        touched += data.len() + tags.len() + page;
     }
-    at
+    touched
 }
 
 #[cfg(test)]

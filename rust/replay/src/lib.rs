@@ -8,6 +8,7 @@
 //!
 //! Invariant: the same machine, seed and events give the same counters, however the events are cut into batches.
 
+pub mod bench;
 pub mod counters;
 pub mod engine;
 pub mod floor;

@@ -12,8 +12,11 @@ use crate::enter::enter;
 pyo3::import_exception!(tagvisor.errors, RecordError);
 
 /// Columns as Python has them: operation, size, address.
-pub(crate) type PyColumns<'py> =
-    (Bound<'py, PyArray1<u8>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<u64>>);
+pub(crate) type PyColumns<'py> = (
+    Bound<'py, PyArray1<u8>>,
+    Bound<'py, PyArray1<u32>>,
+    Bound<'py, PyArray1<u64>>,
+);
 
 /// Lackey's text, joined with heap events, to event columns.
 #[pyclass(frozen, module = "tagvisor._native")]
@@ -33,7 +36,9 @@ impl LackeyImporter {
     #[new]
     #[pyo3(signature = (max_accesses = None))]
     fn new(max_accesses: Option<u64>) -> Self {
-        Self { importer: Mutex::new(Importer::new(max_accesses)) }
+        Self {
+            importer: Mutex::new(Importer::new(max_accesses)),
+        }
     }
 
     /// Takes the next bytes of the text, cut anywhere.
@@ -50,7 +55,11 @@ impl LackeyImporter {
     /// The events since the last call.
     fn drain<'py>(&self, py: Python<'py>) -> PyColumns<'py> {
         let columns = self.with(Importer::drain);
-        (columns.op.into_pyarray(py), columns.size.into_pyarray(py), columns.addr.into_pyarray(py))
+        (
+            columns.op.into_pyarray(py),
+            columns.size.into_pyarray(py),
+            columns.addr.into_pyarray(py),
+        )
     }
 
     /// What has been imported so far, by name.

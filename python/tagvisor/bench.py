@@ -1,0 +1,133 @@
+"""The built-in benchmarks: how fast this machine runs the model, beside its own native floor.
+
+Each benchmark alternates two loops in one process: the machine's, and the least that any implementation of
+the same operation could do (for a checked access: read the record, look the tag up, compare). Times differ
+from machine to machine; the ratio is what is promised, and each row says which.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tagvisor import _native
+from tagvisor.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from rich.table import Table
+
+__all__ = ["BenchRow", "Benchmark", "benchmarks", "run", "table", "to_json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A benchmark that can be run."""
+
+    name: str
+    """What ``tagvisor bench`` calls it."""
+    unit: str
+    """One operation, in a word."""
+    summary: str
+    """What is measured, and what the floor is."""
+    goal_ratio: float
+    """The ratio to the floor that is to be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchRow:
+    """A benchmark's figures."""
+
+    benchmark: Benchmark
+    """Which one."""
+    ours_ns: float
+    """Nanoseconds per operation, median of the rounds."""
+    floor_ns: float
+    """Nanoseconds per operation of the floor, likewise."""
+
+    @property
+    def ratio(self) -> float:
+        """How many floors ours costs."""
+        return self.ours_ns / self.floor_ns
+
+    @property
+    def reached(self) -> bool:
+        """Whether the goal is met."""
+        return self.ratio <= self.benchmark.goal_ratio
+
+
+def benchmarks() -> list[Benchmark]:
+    """All benchmarks, in the order of reports."""
+    return [Benchmark(*fields) for fields in _native.benchmarks()]
+
+
+def run(names: Sequence[str] = (), *, seed: int = 1) -> Iterator[BenchRow]:
+    """Runs benchmarks, one row at a time.
+
+    Args:
+        names: Which; all when empty. A name that ends in a dot's first part, such as ``replay``, stands for
+            all of that group.
+        seed: Decides addresses and tags.
+
+    Raises:
+        ArgumentError: No benchmark of that name; raised before any is run.
+    """
+    return _run(_chosen(names), seed)
+
+
+def _chosen(names: Sequence[str]) -> list[Benchmark]:
+    known = benchmarks()
+    if not names:
+        return known
+    chosen: list[Benchmark] = []
+    for name in names:
+        found = [one for one in known if one.name == name or one.name.startswith(f"{name}.")]
+        if not found:
+            raise ArgumentError("name", name, "one of " + ", ".join(one.name for one in known))
+        chosen.extend(one for one in found if one not in chosen)
+    return chosen
+
+
+def _run(chosen: list[Benchmark], seed: int) -> Iterator[BenchRow]:
+    for benchmark in chosen:
+        figures = _native.bench(benchmark.name, seed)
+        if figures is not None:
+            yield BenchRow(benchmark, *figures)
+
+
+def to_json(row: BenchRow) -> str:
+    """A row as one JSON object on one line."""
+    return json.dumps(
+        {
+            "name": row.benchmark.name,
+            "unit": row.benchmark.unit,
+            "ours_ns": round(row.ours_ns, 3),
+            "floor_ns": round(row.floor_ns, 3),
+            "ratio": round(row.ratio, 3),
+            "goal_ratio": row.benchmark.goal_ratio,
+        }
+    )
+
+
+def table(rows: Iterable[BenchRow]) -> Table:
+    """Rows as a table for people."""
+    from rich.table import Table  # noqa: PLC0415 - rich only where a table is wanted
+
+    result = Table(title="ours beside the native floor, same process, medians")
+    result.add_column("benchmark", no_wrap=True)
+    for heading in ("ours", "floor", "ratio", "goal"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    result.add_column("what")
+    for row in rows:
+        colour = "green" if row.reached else "red"
+        result.add_row(
+            row.benchmark.name,
+            f"{row.ours_ns:.2f} ns",
+            f"{row.floor_ns:.2f} ns",
+            f"[{colour}]{row.ratio:.2f}x[/]",
+            f"{row.benchmark.goal_ratio:g}x",
+            f"per {row.benchmark.unit}: {row.benchmark.summary}",
+        )
+    return result
