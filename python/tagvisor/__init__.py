@@ -45,6 +45,7 @@ from tagvisor.errors import (
     UnknownProfileError,
     UserSignal,
 )
+from tagvisor.explore import Exploration, explore
 from tagvisor.host import Host
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
 from tagvisor.process import Mapping, Page, Pagemap, Process
@@ -54,6 +55,7 @@ from tagvisor.vm import Vm
 
 __all__ = [
     "ArgumentError",
+    "Exploration",
     "GuestException",
     "GuestExit",
     "Host",
@@ -84,6 +86,7 @@ __all__ = [
     "Vm",
     "__version__",
     "build_info",
+    "explore",
     "knobs",
     "linux",
     "ops",

@@ -141,12 +141,12 @@ class Host:
         """
         found = self.machine.check()
         if found is not None:
-            raise PolicyViolation(_violation(found))
+            raise PolicyViolation(Violation.from_native(found))
 
     @property
     def violations(self) -> list[Violation]:
         """What the ledger has found so far, in the order it was found."""
-        return [_violation(found) for found in self.machine.violations()]
+        return [Violation.from_native(found) for found in self.machine.violations()]
 
     @property
     def log(self) -> list[Step]:
@@ -156,8 +156,3 @@ class Host:
     def stats(self) -> dict[str, int]:
         """Counters: faults, swap-outs, tags saved and restored, and so on, by name."""
         return self.machine.stats()
-
-
-def _violation(found: tuple[str, str, str, list[tuple[int, str, str, str, str]]]) -> Violation:
-    number, title, summary, steps = found
-    return Violation(number, title, summary, tuple(Step(*line) for line in steps))

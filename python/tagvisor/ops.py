@@ -46,7 +46,7 @@ _U64 = (1 << 64) - 1
 
 def ldg(cpu: Vcpu, p: int) -> Op:
     """The guest's ``LDG`` at pointer ``p``."""
-    return Op.guest_ldg(*cpu.ids(), _check.integer("p", p, 0, _U64))
+    return Op.guest_ldg(cpu.vm.machine, *cpu.ids(), _check.integer("p", p, 0, _U64))
 
 
 def stg(cpu: Vcpu, p: int, tag: int | None = None) -> Op:
@@ -54,14 +54,19 @@ def stg(cpu: Vcpu, p: int, tag: int | None = None) -> Op:
     pointer = _check.integer("p", p, 0, _U64)
     own = (pointer >> 56) & 15
     return Op.guest_stg(
-        *cpu.ids(), pointer, own if tag is None else _check.integer("tag", tag, 0, 15)
+        cpu.vm.machine,
+        *cpu.ids(),
+        pointer,
+        own if tag is None else _check.integer("tag", tag, 0, 15),
     )
 
 
 def load(cpu: Vcpu, p: int, size: int = 8) -> Op:
     """The guest's load of 1, 2, 4 or 8 bytes at pointer ``p``."""
     pointer = _check.integer("p", p, 0, _U64)
-    return Op.guest_load(*cpu.ids(), pointer, _check.choice("size", size, _ACCESS_SIZES))
+    return Op.guest_load(
+        cpu.vm.machine, *cpu.ids(), pointer, _check.choice("size", size, _ACCESS_SIZES)
+    )
 
 
 def store(cpu: Vcpu, p: int, value: int, size: int = 8) -> Op:
@@ -69,45 +74,49 @@ def store(cpu: Vcpu, p: int, value: int, size: int = 8) -> Op:
     pointer = _check.integer("p", p, 0, _U64)
     width = _check.choice("size", size, _ACCESS_SIZES)
     given = _check.integer("value", value, 0, (1 << 8 * width) - 1)
-    return Op.guest_store(*cpu.ids(), pointer, width, given)
+    return Op.guest_store(cpu.vm.machine, *cpu.ids(), pointer, width, given)
 
 
 def user_ldg(page: Page, granule: int) -> Op:
     """The process's ``LDG`` of a granule, 0 to 255."""
-    return Op.user_ldg(page.process.mm, _granule(page, granule))
+    return Op.user_ldg(page.process.machine, page.process.mm, _granule(page, granule))
 
 
 def user_stg(page: Page, granule: int, tag: int) -> Op:
     """The process's ``STG`` of a granule, 0 to 255, with a tag, 0 to 15."""
     pointer = _granule(page, granule)
-    return Op.user_stg(page.process.mm, pointer, _check.integer("tag", tag, 0, 15))
+    return Op.user_stg(
+        page.process.machine, page.process.mm, pointer, _check.integer("tag", tag, 0, 15)
+    )
 
 
 def user_load(page: Page, offset: int = 0, size: int = 8, tag: int = 0) -> Op:
     """The process's load; arguments as for :meth:`tagvisor.Page.load`."""
-    return Op.user_load(page.process.mm, page.pointer(offset, size, tag), size)
+    return Op.user_load(
+        page.process.machine, page.process.mm, page.pointer(offset, size, tag), size
+    )
 
 
 def user_store(page: Page, value: int, offset: int = 0, size: int = 8, tag: int = 0) -> Op:
     """The process's store; arguments as for :meth:`tagvisor.Page.store`."""
     pointer = page.pointer(offset, size, tag)
     given = _check.integer("value", value, 0, (1 << 8 * size) - 1)
-    return Op.user_store(page.process.mm, pointer, size, given)
+    return Op.user_store(page.process.machine, page.process.mm, pointer, size, given)
 
 
 def evict(page: Page) -> Op:
     """Reclaim of one page, as :meth:`tagvisor.Host.evict`; the actor is reclaim itself."""
-    return Op.evict(page.process.mm, page.address)
+    return Op.evict(page.process.machine, page.process.mm, page.address)
 
 
 def dontneed(mapping: Mapping, first: int = 0, pages: int | None = None) -> Op:
     """``madvise(MADV_DONTNEED)``, as :meth:`tagvisor.Mapping.dontneed`."""
-    return Op.dontneed(mapping.process.mm, *mapping.span(first, pages))
+    return Op.dontneed(mapping.process.machine, mapping.process.mm, *mapping.span(first, pages))
 
 
 def munmap(mapping: Mapping) -> Op:
     """``munmap`` of all of a mapping."""
-    return Op.munmap(mapping.process.mm, mapping.address, mapping.pages)
+    return Op.munmap(mapping.process.machine, mapping.process.mm, mapping.address, mapping.pages)
 
 
 def mprotect(
@@ -120,13 +129,17 @@ def mprotect(
 ) -> Op:
     """``mprotect``, as :meth:`tagvisor.Mapping.mprotect`."""
     letters = _check.prot("prot", prot, mte=mte)
-    return Op.mprotect(mapping.process.mm, *mapping.span(first, pages), letters)
+    return Op.mprotect(
+        mapping.process.machine, mapping.process.mm, *mapping.span(first, pages), letters
+    )
 
 
 def copy_tags_from(vm: Vm, ipa: int, pages: int = 1) -> Op:
     """``KVM_ARM_MTE_COPY_TAGS`` from the guest, as :meth:`tagvisor.Vm.copy_tags_from`."""
     start = _check.page_aligned("ipa", ipa, 48)
-    return Op.copy_tags_from(vm.id, start, _check.integer("pages", pages, 1, _MAX_PAGES))
+    return Op.copy_tags_from(
+        vm.machine, vm.id, start, _check.integer("pages", pages, 1, _MAX_PAGES)
+    )
 
 
 def copy_tags_to(vm: Vm, ipa: int, tags: npt.ArrayLike) -> Op:
@@ -135,13 +148,12 @@ def copy_tags_to(vm: Vm, ipa: int, tags: npt.ArrayLike) -> Op:
     array = _check.tags("tags", tags, 256)
     if array.size > 256 * _MAX_PAGES:
         raise ArgumentError("tags", f"{array.size} tags", f"at most {_MAX_PAGES} pages of them")
-    return Op.copy_tags_to(vm.id, start, array.tobytes())
+    return Op.copy_tags_to(vm.machine, vm.id, start, array.tobytes())
 
 
 def swapoff(host: Host) -> Op:
     """``swapoff``, as :meth:`tagvisor.Host.swapoff`."""
-    del host  # there is one swap device, and an operation belongs to the host it was made from
-    return Op.swapoff()
+    return Op.swapoff(host.machine)
 
 
 def _granule(page: Page, granule: int) -> int:

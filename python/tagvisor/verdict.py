@@ -48,6 +48,14 @@ class Violation:
     steps: tuple[Step, ...]
     """What led there, in order."""
 
+    @classmethod
+    def from_native(
+        cls, found: tuple[str, str, str, list[tuple[int, str, str, str, str]]]
+    ) -> Violation:
+        """A violation as the native module tells it."""
+        number, title, summary, steps = found
+        return cls(number, title, summary, tuple(Step(*line) for line in steps))
+
     def __str__(self) -> str:
         head = f"{self.property} {self.title}: {self.summary}"
         if not self.steps:
@@ -60,8 +68,12 @@ _LONGEST_RUN = 6
 
 
 def _folded(steps: Iterable[Step]) -> Iterator[str]:
-    """The steps as lines; of a long run of the same step by the same actor the first and the last."""
-    for _, same in groupby(steps, key=lambda step: (step.actor, step.path, step.step)):
+    """The steps as lines; of a long run of one step by one actor the first and the last."""
+
+    def kind(step: Step) -> tuple[str, ...]:
+        return (step.actor, step.path, step.step, step.text.partition(" ")[0])
+
+    for _, same in groupby(steps, key=kind):
         run = list(same)
         if len(run) <= _LONGEST_RUN:
             yield from map(str, run)

@@ -39,6 +39,13 @@ where
     }
 }
 
+/// For work behind the door that takes long: an error once the user has pressed Ctrl-C (or a signal handler has raised).
+///
+/// Call it every few milliseconds; it takes the GIL for a moment.
+pub(crate) fn check_signals() -> Result<(), Refusal> {
+    Python::attach(|py| py.check_signals().map_err(Refusal::Python))
+}
+
 fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let outer = INSIDE.replace(true);
     let answer = panic::catch_unwind(AssertUnwindSafe(work));

@@ -5,6 +5,7 @@
 
 use pyo3::prelude::*;
 use tagvisor_arch::{Fault, FaultKind};
+use tagvisor_explore::ExploreError;
 use tagvisor_host::{ConfigError, Errno, GuestExit as Exit, KnobError, Policy, Signal, UnknownProfile};
 
 pyo3::import_exception!(tagvisor.errors, ArgumentError);
@@ -40,6 +41,10 @@ pub(crate) enum Refusal {
     Signal(Signal),
     /// A guest's access faulted, or left `KVM_RUN`.
     Exit(Exit),
+    /// The explorer cannot take this machine or these actors.
+    Explore(ExploreError),
+    /// A Python exception, such as `KeyboardInterrupt`, to be raised as it is.
+    Python(PyErr),
     /// An earlier call panicked in the middle of a step.
     Poisoned,
 }
@@ -69,6 +74,12 @@ impl From<KnobError> for Refusal {
     }
 }
 
+impl From<ExploreError> for Refusal {
+    fn from(error: ExploreError) -> Self {
+        Self::Explore(error)
+    }
+}
+
 impl From<Signal> for Refusal {
     fn from(signal: Signal) -> Self {
         Self::Signal(signal)
@@ -90,6 +101,8 @@ impl From<Refusal> for PyErr {
             Refusal::Linux { errno, call } => LinuxError::new_err((errno.name(), call)),
             Refusal::Signal(signal) => user_signal(signal),
             Refusal::Exit(exit) => guest_exit(exit),
+            Refusal::Explore(error) => explore_error(&error),
+            Refusal::Python(error) => error,
             Refusal::Poisoned => {
                 InternalError::new_err("the machine had an internal error before and refuses further use")
             }
@@ -126,6 +139,22 @@ fn knob_error(error: KnobError) -> PyErr {
             UnknownKnobValueError::new_err((knob, value, format!("one of {expected}")))
         }
         other => ArgumentError::new_err(("knob", other.to_string(), "a knob and one of its values")),
+    }
+}
+
+fn explore_error(error: &ExploreError) -> PyErr {
+    match error {
+        ExploreError::NoLedger => ArgumentError::new_err((
+            "host",
+            "a host with ledger=False",
+            "ledger=True: the ledger is what decides",
+        )),
+        ExploreError::Tlb(bits) => {
+            let given = format!("a host with tlb_bits={bits}");
+            ArgumentError::new_err(("host", given, "tlb_bits=0: a TLB is not part of an explored state"))
+        }
+        ExploreError::NoActors => ArgumentError::new_err(("actors", "no operation", "at least one operation")),
+        other => ArgumentError::new_err(("host", other.to_string(), "what the explorer can take")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! integers; the façade in `python/tagvisor` hands out objects instead and checks ranges first.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -20,15 +21,17 @@ use crate::errors::{ArgumentError, Refusal};
 use crate::policy::policy_of;
 
 /// Number, actor, path, step and text of a line of the log.
-type Line = (u32, String, &'static str, &'static str, String);
+pub(crate) type Line = (u32, String, &'static str, &'static str, String);
 /// Property's number and title, summary, steps.
-type Verdict = (&'static str, &'static str, String, Vec<Line>);
+pub(crate) type Verdict = (&'static str, &'static str, String, Vec<Line>);
 /// Present, swap, frame number, swap entry, `PG_mte_tagged`.
 type Pagemap = (bool, bool, Option<u64>, Option<u64>, bool);
 
 /// An arm64 Linux host with MTE and KVM. One thread at a time is in it; others wait.
 #[pyclass(frozen, module = "tagvisor._native")]
 pub(crate) struct Machine {
+    /// No other machine of this process has it: operations are made for one machine.
+    id: u64,
     /// Poisoned by a panic: a machine that stopped in the middle of a step refuses further use.
     inner: Mutex<tagvisor_host::Machine>,
 }
@@ -44,6 +47,11 @@ impl Machine {
             let mut machine = self.inner.lock().map_err(|_| Refusal::Poisoned)?;
             work(&mut machine)
         })
+    }
+
+    /// What tells it from other machines.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     fn guest(&self, py: Python<'_>, vm: u32, vcpu: u32, op: GuestOp) -> PyResult<u64> {
@@ -89,7 +97,9 @@ impl Machine {
                 tlb_bits,
                 seed,
             };
+            static NEXT: AtomicU64 = AtomicU64::new(0);
             Ok(Self {
+                id: NEXT.fetch_add(1, Ordering::Relaxed),
                 inner: Mutex::new(tagvisor_host::Machine::new(&config)?),
             })
         })
@@ -465,7 +475,9 @@ impl Machine {
         vcpu: u32,
         pointer: u64,
     ) -> PyResult<Bound<'py, PyArray1<u8>>> {
-        let tags = self.with(py, |machine| Ok(machine.guest_page_tags(vcpu_id(vm, vcpu), Va(pointer))?))?;
+        let tags = self.with(py, |machine| {
+            Ok(machine.guest_page_tags(vcpu_id(vm, vcpu), Va(pointer))?)
+        })?;
         Ok(arrays::to_array(py, &tags))
     }
 
@@ -535,11 +547,11 @@ fn pagemap(entry: PagemapEntry) -> Pagemap {
     (present, swap, pfn.map(|p| p.0), entry, mte_tagged)
 }
 
-fn line(step: &StepLine) -> Line {
+pub(crate) fn line(step: &StepLine) -> Line {
     (step.n, step.actor.clone(), step.path, step.step, step.text.clone())
 }
 
-fn verdict(violation: &Violation) -> Verdict {
+pub(crate) fn verdict(violation: &Violation) -> Verdict {
     let Violation {
         property,
         summary,

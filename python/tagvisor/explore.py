@@ -1,0 +1,88 @@
+"""Exhaustion: the operations of several actors in every order of their atomic steps.
+
+The paths that run are the host's own, the same that a :class:`tagvisor.Host` runs at once: at each
+step of each of them another actor may go on instead. Search is breadth first, so a violation comes
+with the fewest steps that show it, and no violation in a complete exploration is a proof within the
+bounds: these actors, these operations, this machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tagvisor import _check, _native, ops
+from tagvisor.errors import ArgumentError
+from tagvisor.verdict import Step, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tagvisor.host import Host
+
+__all__ = ["Exploration", "explore", "ops"]
+
+_MAX_ACTORS = 8  # past which no machine finishes
+_MAX_STATES = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """What an exploration found."""
+
+    states: int
+    """Distinct states looked at."""
+    transitions: int
+    """Steps run."""
+    violation: Violation | None
+    """The violation with the fewest steps; None when there is none within what was looked at."""
+    complete: bool
+    """Was every reachable state looked at? False after a violation, and at ``max_states``."""
+
+    def __str__(self) -> str:
+        """One line, then the violation if there is one."""
+        extent = f"{self.states} states, {self.transitions} transitions"
+        if self.violation is not None:
+            return f"{extent}\n{self.violation}"
+        return f"{extent}: " + ("no violation" if self.complete else "no violation so far")
+
+
+def explore(
+    host: Host, actors: Mapping[str, Sequence[ops.Op]], *, max_states: int = 1_000_000
+) -> Exploration:
+    """Run the actors' operations in every order of their steps.
+
+    Args:
+        host: The machine after what is to happen before. It is copied, not changed. It needs its
+            ledger, and no TLB (``tlb_bits=0``).
+        actors: Name, which steps call the actor by, to its operations (:mod:`tagvisor.ops`), done
+            one after the other. At most 8 actors.
+        max_states: Stop after this many distinct states.
+
+    Returns:
+        What was found. That every unfinished actor waits for another (a deadlock) is a violation of
+        P8.
+
+    Raises:
+        ArgumentError: No operation at all, an operation made for another host, or a host without
+            ledger or with a TLB.
+        KeyboardInterrupt: Ctrl-C ends it.
+    """
+    limit = _check.integer("max_states", max_states, 1, _MAX_STATES)
+    if len(actors) > _MAX_ACTORS:
+        raise ArgumentError("actors", f"{len(actors)} actors", f"at most {_MAX_ACTORS}")
+    for name, todo in actors.items():
+        _check.text("actors", name)
+        for op in todo:
+            if not isinstance(op, ops.Op):
+                raise ArgumentError("actors", op, "operations, such as tagvisor.ops.ldg(cpu, p)")
+    states, transitions, complete, found, waiting = _native.explore(
+        host.machine, [(name, list(todo)) for name, todo in actors.items()], limit
+    )
+    violation = None
+    if found is not None:
+        violation = Violation.from_native(found)
+    elif waiting is not None:
+        steps = tuple(Step(*line) for line in waiting)
+        violation = Violation("P8", "sanity", "every unfinished actor waits for another", steps)
+    return Exploration(states, transitions, violation, complete)

@@ -1,0 +1,55 @@
+//! The explorer as Python starts it.
+
+use pyo3::prelude::*;
+use tagvisor_explore::{Actor, Exploration, Finding};
+
+use crate::enter::{check_signals, enter};
+use crate::errors::ArgumentError;
+use crate::machine::{Line, Machine, Verdict, line, verdict};
+use crate::op::Op;
+
+/// Distinct states, steps run, whether all were looked at, and the finding: a violation, or the steps of a deadlock.
+type Outcome = (u64, u64, bool, Option<Verdict>, Option<Vec<Line>>);
+
+/// Runs the actors' operations in every order of their steps. The machine is copied, not changed.
+#[pyfunction]
+pub(crate) fn explore(
+    py: Python<'_>,
+    machine: &Machine,
+    actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+    max_states: u64,
+) -> PyResult<Outcome> {
+    let actors = actors
+        .into_iter()
+        .map(|(name, ops)| actor(machine, name, &ops))
+        .collect::<PyResult<Vec<_>>>()?;
+    let start = machine.with(py, |machine| Ok(machine.host().clone()))?;
+    let found = enter(py, || {
+        let mut interrupted = Ok(());
+        let found = tagvisor_explore::explore(&start, &actors, max_states, &mut |_| {
+            interrupted = check_signals();
+            interrupted.is_ok()
+        });
+        interrupted?;
+        Ok(found?)
+    })?;
+    Ok(outcome(&found))
+}
+
+fn actor(machine: &Machine, name: String, ops: &[Bound<'_, Op>]) -> PyResult<Actor> {
+    let on = |op: &Bound<'_, Op>| {
+        let strange = || ArgumentError::new_err(("actors", op.clone().unbind(), "operations of this very Host"));
+        op.get().on(machine).ok_or_else(strange)
+    };
+    let ops = ops.iter().map(on).collect::<PyResult<_>>()?;
+    Ok(Actor { name, ops })
+}
+
+fn outcome(found: &Exploration) -> Outcome {
+    let (violation, deadlock) = match &found.finding {
+        None => (None, None),
+        Some(Finding::Violation(violation)) => (Some(verdict(violation)), None),
+        Some(Finding::Deadlock(steps)) => (None, Some(steps.iter().map(line).collect())),
+    };
+    (found.states, found.transitions, found.complete, violation, deadlock)
+}
