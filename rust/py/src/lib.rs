@@ -15,6 +15,7 @@ mod explore;
 mod machine;
 mod op;
 mod policy;
+mod replay;
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
@@ -65,12 +66,16 @@ mod _native {
     #[pymodule_export]
     use super::policy::{policy_knobs, policy_profile, policy_profiles, policy_replace};
 
+    #[pymodule_export]
+    use super::replay::{LackeyImporter, Replay, bench, benchmarks};
+
     use pyo3::prelude::*;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::enter::install_panic_hook();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("HEAP_WINDOW", tagvisor_replay::lackey::WINDOW)?;
         super::warn_of_debug_build(module.py())
     }
 }
