@@ -8,9 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "HEAP_WINDOW",
+    "LackeyImporter",
     "Machine",
     "Op",
+    "Replay",
     "__version__",
+    "bench",
+    "benchmarks",
     "build_info",
     "explore",
     "policy_knobs",
@@ -26,7 +31,10 @@ _Pagemap: TypeAlias = tuple[bool, bool, int | None, int | None, bool]
 _Tags: TypeAlias = npt.NDArray[np.uint8]
 
 __version__: Final[str]
+HEAP_WINDOW: Final[int]
 
+def bench(name: str, seed: int) -> tuple[float, float] | None: ...
+def benchmarks() -> list[tuple[str, str, str, float]]: ...
 def build_info() -> dict[str, str]: ...
 def explore(
     machine: Machine, actors: Sequence[tuple[str, Sequence[Op]]], max_states: int
@@ -148,3 +156,42 @@ class Op:
     def swapoff(machine: Machine) -> Op: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class Replay:
+    def __new__(
+        cls,
+        policy_name: str,
+        policy_values: Sequence[tuple[str, str]],
+        *,
+        memory: int,
+        swap: int,
+        guest_pages: int,
+        limit: int | None,
+        tlb_bits: int,
+        ledger: bool,
+        seed: int,
+        sample_every: int,
+    ) -> Replay: ...
+    def step(
+        self, op: npt.NDArray[np.uint8], size: npt.NDArray[np.uint32], addr: npt.NDArray[np.uint64]
+    ) -> str | None: ...
+    def counters(self) -> dict[str, int]: ...
+    def mismatches(self) -> list[tuple[int, int, int, bool, int, int, str]]: ...
+    def samples(self) -> dict[str, npt.NDArray[np.uint64]]: ...
+    def violations(self) -> _Values: ...
+
+@final
+class LackeyImporter:
+    def __new__(cls, max_accesses: int | None = None) -> LackeyImporter: ...
+    def feed(self, text: bytes) -> None: ...
+    def drain(
+        self,
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], npt.NDArray[np.uint64]]: ...
+    def tally(self) -> dict[str, int]: ...
+    @property
+    def full(self) -> bool: ...
+    @property
+    def heap_seen(self) -> bool: ...
+    @property
+    def messages(self) -> list[str]: ...
