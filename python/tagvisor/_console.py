@@ -1,0 +1,196 @@
+"""What the command line prints for people: tables in the terminal's own width and colours.
+
+Models nothing. Invariant: colour is never the only sign, so a pipe or a log shows the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tagvisor.matrix import Verdict
+from tagvisor.policy import knobs, policy, profiles
+from tagvisor.replay import replay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tagvisor.matrix import Cell, Matrix
+    from tagvisor.policy import Policy
+    from tagvisor.replay import ReplayProgress, ReplayResult
+
+__all__ = [
+    "COUNTERS",
+    "console",
+    "print_counters",
+    "print_matrix",
+    "print_policies",
+    "print_violations",
+    "replay_with_progress",
+]
+
+ROOMY = 150
+"""Columns from which there is room for titles and notes."""
+
+_STYLES = {
+    Verdict.HOLDS: "green",
+    Verdict.TAGS_LOST: "bold red",
+    Verdict.TAGS_LEAKED: "bold yellow",
+    Verdict.UNTAGGABLE: "bold magenta",
+    Verdict.OUTLIVE: "yellow",
+    Verdict.FREED_EARLY: "yellow",
+    Verdict.DEADLOCK: "bold red",
+}
+
+
+COUNTERS = {
+    "accesses": "accesses",
+    "tag_checks": "tag checks",
+    "mismatches": "tag mismatches",
+    "stage2_faults": "stage-2 faults",
+    "swap_outs": "pages swapped out",
+    "swap_ins": "pages swapped in",
+    "tag_saves": "pages of tags saved",
+    "tag_restores": "pages of tags restored",
+    "saved_tag_bytes": "saved-tag bytes at the end",
+    "saved_tag_bytes_peak": "saved-tag bytes, peak",
+    "page_tag_clears": "pages of tags cleared",
+    "notifier_invalidations": "notifier invalidations",
+}
+"""The counters that people are shown, in order, and what they are called."""
+
+MISMATCHES_SHOWN = 5
+
+
+def console() -> Console:
+    """Standard output, as it is now."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_matrix(matrix: Matrix) -> None:
+    """Policy against sequence."""
+    out = console()
+    roomy = out.width >= ROOMY
+    gap = (0, 1) if roomy else (0, 0)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=gap)
+    table.add_column("policy", no_wrap=True)
+    for sequence in matrix.sequences:
+        table.add_column(sequence.title if roomy else sequence.id.replace("-", " "), min_width=10)
+    group = ""
+    for row, cells in matrix.by_row():
+        if group and row.group != group:
+            table.add_section()
+        group = row.group
+        label = row.label if roomy else row.label.replace(" ", "\n")
+        table.add_row(escape(label), *(_cell(cell, noted=roomy) for cell in cells))
+    out.print(table)
+
+
+def _cell(cell: Cell, *, noted: bool) -> str:
+    style = _STYLES[cell.verdict]
+    note = f" [dim]({escape(cell.note)})[/dim]" if cell.note and noted else ""
+    return f"[{style}]{cell.verdict}[/{style}]{note}"
+
+
+def print_violations(matrix: Matrix) -> None:
+    """The steps behind each violation, in 72 columns."""
+    from tagvisor.report import counterexamples  # noqa: PLC0415 - only wanted with --steps
+
+    out = console()
+    for example in dict.fromkeys(counterexamples(matrix).values()):
+        out.rule(align="left", characters="-")
+        out.print(example.text, markup=False, soft_wrap=True)
+
+
+def print_policies() -> None:
+    """Profiles and knobs with what is known of them."""
+    out = console()
+    out.print("[bold]Profiles[/bold]")
+    for known in profiles():
+        out.print(f"  [bold]{known.name}[/bold]: {escape(known.summary)}")
+        pairs = ", ".join(f"{knob}={value}" for knob, value in policy(known.name).knobs.items())
+        out.print(Padding(f"[dim]{pairs}[/dim]", (0, 0, 0, 4)))
+    out.print("\n[bold]Knobs[/bold]")
+    for knob in knobs():
+        out.print(f"\n  [bold]{knob.id}[/bold] {escape(knob.title)}  [dim]{knob.field}[/dim]")
+        out.print(Padding(escape(knob.doc), (0, 0, 0, 4)))
+        for value in knob.values:
+            out.print(Padding(f"[bold]{value.name}[/bold]: {escape(value.doc)}", (0, 0, 0, 6)))
+
+
+def replay_with_progress(
+    trace: Path,
+    *,
+    policy: Policy | str,
+    limit: float | None,
+    seed: int,
+    memory: str | None = None,
+    ledger: bool = False,
+) -> ReplayResult:
+    """Replay a trace with a progress bar on standard error.
+
+    The bar appears with the first progress, so that a file that cannot be replayed costs one line;
+    where standard error is no terminal, it appears once, when done.
+    """
+    err = Console(stderr=True)
+    columns = (
+        TextColumn("  replaying {task.fields[name]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(*columns, console=err)
+    task = bar.add_task("replay", total=None, name=trace.name)
+
+    def tell(at: ReplayProgress) -> None:
+        bar.update(task, completed=at.events, total=at.total)
+        if err.is_terminal:
+            bar.start()
+
+    try:
+        result = replay(
+            trace,
+            policy=policy,
+            limit=limit,
+            seed=seed,
+            memory=memory,
+            ledger=ledger,
+            progress=tell,
+        )
+    except BaseException:
+        bar.live.transient = True  # the error is to be the only line left
+        raise
+    finally:
+        if err.is_terminal:
+            bar.stop()
+    if not err.is_terminal:
+        err.print(bar)
+    return result
+
+
+def print_counters(result: ReplayResult) -> None:
+    """A replay's counters, and how fast it went."""
+    out = console()
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    for name, words in COUNTERS.items():
+        table.add_row(words, f"{result.counters[name]:,}")
+    table.add_row("seconds", f"{result.seconds:.2f}")
+    table.add_row("accesses/s", f"{result.accesses_per_second:,.0f}")
+    out.print(table)
+    for mismatch in result.mismatches[:MISMATCHES_SHOWN]:
+        out.print(str(mismatch), markup=False, soft_wrap=True)
+    more = result.counters["mismatches"] - MISMATCHES_SHOWN
+    if more > 0:
+        out.print(f"and {more:,} more mismatches")
+    for number, summary in result.violations:
+        out.print(f"{number}: {summary}", markup=False, soft_wrap=True)
+    if result.interrupted:
+        out.print("interrupted: the counters so far")

@@ -1,0 +1,430 @@
+"""The command line: parse, call the library, print.
+
+Models nothing. Each command is a few lines over what Python can call too; what takes time to import
+is imported by the command that needs it.
+
+Invariant: a user's mistake ends with exit code 2 and one line on standard error that says what is
+wrong and what would be right, and leaves no output half written. Ctrl-C ends with 130, a fault of
+tagvisor itself with 70.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagvisor import __version__
+from tagvisor._files import write_whole
+from tagvisor.errors import ArgumentError, InternalError, ScenarioError, TagvisorError
+from tagvisor.policy import Policy, knobs, policy, profiles
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["app", "main"]
+
+EXIT_USER = 2
+EXIT_INTERNAL = 70  # EX_SOFTWARE
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
+EXIT_PIPE = 141  # 128 + SIGPIPE
+
+app = typer.Typer(
+    name="tagvisor",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Swap(StrEnum):
+    """What is behind the swap device."""
+
+    nvme = "nvme"
+    zram = "zram"
+
+
+KernelOption = Annotated[
+    str,
+    typer.Option(
+        "--kernel",
+        "-k",
+        metavar="V",
+        help="The kernel: a version such as 6.12, or another profile of `tagvisor policies`.",
+    ),
+]
+KnobOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--knob",
+        metavar="KNOB=VALUE",
+        help="Replace one of the kernel's decisions, as in K1=restore; may be repeated.",
+    ),
+]
+SwapOption = Annotated[Swap, typer.Option(help="What is behind the swap device.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+
+
+def _examples(*lines: str) -> str:
+    """How it is used, a line each."""
+    return "\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the flag
+    if wanted:
+        typer.echo(f"tagvisor {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog=_examples(
+        "tagvisor demo                        what holds, what loses tags, and why: report.html",
+        "tagvisor run seq.scn --kernel 6.12   a scenario, answered as the real kernel does",
+        "tagvisor matrix                      policy against sequence, in the terminal",
+        "tagvisor policies                    the kernels and decisions the model knows",
+        "tagvisor record -- ./program         a real program's accesses and heap events",
+        "tagvisor replay trace.parquet        every access checked, under memory pressure",
+    )
+)
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An executable model of Arm MTE under virtualisation, with a judge for every tag.
+
+    Exit codes: 0 done; 2 a mistake in what was given; 130 interrupted; 70 a fault of tagvisor.
+    """
+
+
+def _chosen(kernel: str, replaced: Sequence[str] | None) -> Policy:
+    """The policy that ``--kernel`` and ``--knob`` ask for."""
+    chosen = policy(kernel)
+    for pair in replaced or ():
+        name, equals, value = pair.partition("=")
+        if not (name and equals and value):
+            raise ArgumentError("--knob", pair, "KNOB=VALUE, such as K1=restore")
+        chosen = chosen.replace(**{name: value})
+    return chosen
+
+
+@app.command(
+    epilog=_examples(
+        "tagvisor run seq.scn                                  answers to standard output",
+        "tagvisor run scn/ --kernel 5.14 --swap zram -o out    a folder, one out/NAME.jsonl each",
+        "tagvisor run seq.scn --knob K1=restore                what if saved tags went at swap-in?",
+        "",
+        "A scenario, one command a line:",
+        "vm mte                      a VM with MTE",
+        "mmap A anon 1               one page of the VMM",
+        "slot 1 0x50000000 A 0 1     becomes the guest's memory",
+        "g stg 0x50000000 5          the guest tags a granule",
+        "evict A 0                   the host swaps the page out",
+        "g ldg 0x50000000            the guest reads its tag back",
+    )
+)
+def run(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Scenario files, or folders of *.scn files."),
+    ],
+    kernel: KernelOption = "6.12",
+    swap: SwapOption = Swap.nvme,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="One NAME.jsonl per scenario in this folder."
+        ),
+    ] = None,
+    knob: KnobOption = None,
+) -> None:
+    """Run scenarios: one command a line in, one JSON answer a line out.
+
+    The answers are in the form in which recorded answers of real kernels compare. A command that is
+    malformed, unknown, or not modelled yet ends the run with file and line, and nothing is written.
+    """
+    from tagvisor import scenario  # noqa: PLC0415
+
+    chosen = _chosen(kernel, knob)
+    answers = {
+        path: scenario.json_lines(scenario.run(path, policy=chosen, swap=swap.value))
+        for path in _scenario_files(paths)
+    }
+    if output is None:
+        for text in answers.values():
+            typer.echo(text, nl=False)
+        return
+    if output.exists() and not output.is_dir():
+        raise ArgumentError("--output", str(output), "a folder")
+    files: dict[Path, str] = {}
+    for path, text in answers.items():
+        place = output / f"{path.stem}.jsonl"
+        if place in files:
+            problem = f"a second scenario of the name {path.stem!r}"
+            raise ScenarioError(str(path), 0, problem, "names that differ, or another folder")
+        files[place] = text
+    write_whole(files)
+
+
+def _scenario_files(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and those in the folders named, each once."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(path.glob("*.scn"))
+            if not inside:
+                raise ScenarioError(str(path), 0, "no scenario in this folder", "files named *.scn")
+            found.update(dict.fromkeys(inside))
+        else:
+            found[path] = None
+    return list(found)
+
+
+@app.command(
+    name="policies",
+    epilog=_examples(
+        "tagvisor policies", """tagvisor policies --json | jq 'select(.knob == "K1")'"""
+    ),
+)
+def list_policies(*, as_json: JsonOption = False) -> None:
+    """List the kernels and the decisions the model knows.
+
+    A policy has one value for every decision (knob). A profile is a kernel that was; --knob makes
+    one that was not.
+    """
+    if as_json:
+        for known in profiles():
+            typer.echo(
+                json.dumps(
+                    {"profile": known.name, "summary": known.summary, **policy(known.name).knobs}
+                )
+            )
+        for knob in knobs():
+            values = [{"value": value.name, "doc": value.doc} for value in knob.values]
+            about = {"knob": knob.id, "field": knob.field, "title": knob.title, "doc": knob.doc}
+            typer.echo(json.dumps({**about, "values": values}))
+        return
+    from tagvisor import _console  # noqa: PLC0415
+
+    _console.print_policies()
+
+
+@app.command(
+    epilog=_examples(
+        "tagvisor matrix",
+        "tagvisor matrix --steps > for-the-list.txt",
+        "tagvisor matrix --json | jq 'select(.verdict != \"holds\") | [.row, .sequence]'",
+    )
+)
+def matrix(
+    *,
+    as_json: JsonOption = False,
+    steps: Annotated[
+        bool,
+        typer.Option(
+            "--steps", help="Add the steps behind each violation, in 72 columns, fit for a mail."
+        ),
+    ] = False,
+) -> None:
+    """Play the thread's sequences under every policy: what holds, what loses or leaks tags."""
+    from tagvisor.matrix import matrix as play  # noqa: PLC0415
+
+    played = play()
+    if as_json:
+        for cell in played.as_json():
+            typer.echo(json.dumps(cell))
+        return
+    from tagvisor import _console  # noqa: PLC0415
+
+    _console.print_matrix(played)
+    if steps:
+        _console.print_violations(played)
+
+
+@app.command(epilog=_examples("tagvisor demo", "tagvisor demo -o /tmp/tagvisor.html"))
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the report goes.")
+    ] = Path("report.html"),
+) -> None:
+    """Show it all: the matrix, a replay of a real program, and a report to look at.
+
+    Takes under 20 seconds. The report is one HTML file without outside references.
+    """
+    from tagvisor import demo as show  # noqa: PLC0415
+
+    show.demo(output)
+
+
+@app.command(
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+    epilog=_examples(
+        "tagvisor record -- sqlite3 :memory: 'select 1'",
+        "tagvisor record -o build.parquet --max-accesses 2000000 -- make -n",
+    ),
+)
+def record(
+    command: Annotated[
+        list[str], typer.Argument(metavar="PROGRAM ARGS...", help="What to run, after a `--`.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="The trace; PROGRAM.parquet by default."
+        ),
+    ] = None,
+    max_accesses: Annotated[
+        int | None, typer.Option(metavar="N", help="End the program after N loads and stores.")
+    ] = None,
+    note: Annotated[str, typer.Option(help="Kept in the trace, for its reader.")] = "",
+) -> None:
+    """Record a real program's loads, stores and heap events with valgrind.
+
+    The program has this terminal's input and output. The trace appears when it has ended, whole or
+    not at all.
+    """
+    from tagvisor.trace.record import record as start  # noqa: PLC0415
+
+    place = output or Path(f"{Path(command[0]).name}.parquet")
+    done = start(command, place, max_accesses=max_accesses, note=note)
+    info = done.info
+    typer.echo(
+        f"{done.path}: {info.accesses:,} accesses, {info.mallocs:,} allocations, {info.pages:,}"
+        f" pages in {done.seconds:.1f} s; the program's exit status: {done.exit_status}",
+        err=True,
+    )
+
+
+@app.command(
+    epilog=_examples(
+        "tagvisor replay sqlite3.parquet --limit 0.5              half of its pages resident",
+        "tagvisor replay sqlite3.parquet --limit 300 --ledger     300 pages, every step judged",
+        "tagvisor replay sqlite3.parquet --knob K1=restore --limit 0.5",
+    )
+)
+def replay(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="What `tagvisor record` wrote.")],
+    *,
+    kernel: KernelOption = "6.12",
+    knob: KnobOption = None,
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PART|PAGES",
+            help="Pages that may be resident: a part of the program's, as 0.5, or a number.",
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="The host's memory, as '64 MiB'; enough by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides the allocations' tags.")] = 1,
+    ledger: Annotated[bool, typer.Option("--ledger", help="Judge every step too; slower.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a recorded program in a guest: every access checked, under host memory pressure.
+
+    Ctrl-C ends it with the counters so far.
+    """
+    from tagvisor import _console  # noqa: PLC0415
+
+    done = _console.replay_with_progress(
+        trace,
+        policy=_chosen(kernel, knob),
+        limit=_limit(limit),
+        memory=memory,
+        seed=seed,
+        ledger=ledger,
+    )
+    if as_json:
+        about = {"policy": done.policy.name, "seed": seed, "limit_pages": done.limit_pages}
+        speed = {"seconds": round(done.seconds, 3), "interrupted": done.interrupted}
+        typer.echo(json.dumps({"trace": str(trace), **about, **done.counters, **speed}))
+    else:
+        _console.print_counters(done)
+    if done.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _limit(text: str | None) -> float | None:
+    """A part of the pages, or a number of them."""
+    if text is None:
+        return None
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        expected = "a part of the pages such as 0.5, or a number of pages such as 300"
+        raise ArgumentError("--limit", text, expected) from None
+
+
+@app.command(epilog=_examples("tagvisor bench", "tagvisor bench replay --json"))
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Which; all by default.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+    seed: Annotated[int, typer.Option(help="Decides addresses and tags.")] = 1,
+) -> None:
+    """Measure this machine: each benchmark beside the least it could cost, in one process."""
+    from tagvisor import bench as benchmarks  # noqa: PLC0415
+
+    found = benchmarks.run(names or (), seed=seed)
+    if as_json:
+        for row in found:
+            typer.echo(benchmarks.to_json(row))
+        return
+    from tagvisor import _console  # noqa: PLC0415
+
+    _console.console().print(benchmarks.table(found))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The words after the program's name; those of this process by default.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        result = app(args=None if argv is None else list(argv), standalone_mode=False)
+        sys.stdout.flush()
+    except InternalError as fault:
+        return _complain(f"internal error: {fault}; please report it", EXIT_INTERNAL)
+    except TagvisorError as mistake:
+        return _complain(str(mistake), EXIT_USER)
+    except BrokenPipeError:
+        # Whoever read us has left, as `head` does. Python would complain again when it flushes at
+        # exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", EXIT_USER)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", EXIT_INTERRUPTED)
+    except Exception as error:
+        # What the parser raises for a wrong option has no base class that typer exports.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        if not message():  # no words at all: the help was printed, which says it
+            return EXIT_USER
+        return _complain(f"{message()} See tagvisor --help.", EXIT_USER)
+    return result if isinstance(result, int) else 0
+
+
+def _complain(text: str, code: int) -> int:
+    """One line, whatever is in it."""
+    typer.echo(f"tagvisor: {' '.join(text.split())}", err=True)
+    return code
