@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tagvisor_arch::{GRANULES_PER_PAGE, Ipa, PageTags, Pfn, Tag, Va};
 
 use crate::ids::{Actor, MmId, VmId};
-use crate::log::Key;
+use crate::log::{Key, note};
 use crate::mm::Pte;
 use crate::page::PageFlags;
 use crate::state::Host;
@@ -320,6 +320,8 @@ impl Host {
 
     fn report(&mut self, property: Property, subject: u64, summary: String, keys: &[Key]) {
         if self.ledger.reported.insert((property, subject)) {
+            // The story ends with the step that broke the promise.
+            note!(self, [keys[0]], "{}: {summary}", property.id());
             let steps = self.log.story(keys);
             self.violations.push(Violation {
                 property,

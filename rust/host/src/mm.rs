@@ -8,6 +8,7 @@
 //! **Keeps**: VMAs do not overlap; a present PTE lies in a VMA.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bitflags::bitflags;
 use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
@@ -51,6 +52,16 @@ pub enum Backing {
     ZoneDevice,
     /// Device memory (a PCI BAR, `VM_PFNMAP`): no `struct page`.
     Mmio,
+}
+
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anon => "anonymous memory",
+            Self::ZoneDevice => "ZONE_DEVICE memory",
+            Self::Mmio => "device memory",
+        })
+    }
 }
 
 /// A virtual memory area, `[start, end)` in page numbers (the map's key is `start`).

@@ -175,9 +175,9 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             note!(
                 host,
                 [Key::page(l.mm, l.va), Key::Frame(pfn)],
-                "{:?} pfn {:#x} inserted",
-                vma.backing,
-                pfn.0
+                "pfn {:#x} of {} inserted",
+                pfn.0,
+                vma.backing
             );
             Flow::Return(0)
         }

@@ -218,7 +218,7 @@ impl Host {
         note!(
             self,
             [Key::page(mm, va)],
-            "{pages} pages of {backing:?} memory mapped at {}",
+            "{pages} pages of {backing} mapped at {}",
             self.place(mm, va)
         );
         Ok(())

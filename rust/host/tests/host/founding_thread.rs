@@ -100,6 +100,14 @@ fn the_story_of_a_loss_names_the_step_that_erased_the_tags() {
     assert!(at("saved as mte_pages[0x0]") < at("mte_pages[0x0] erased: restored"));
     assert!(at("mte_pages[0x0] erased: restored") < at("is clean: dropped without a write"));
     assert_eq!(loss.steps[0].n, 1);
+    assert!(
+        loss.steps
+            .last()
+            .unwrap()
+            .text
+            .starts_with("P1: vcpu0 reads tag 0 of granule 5"),
+        "{loss}"
+    );
 }
 
 #[test]
