@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::{FxHashSet, FxHasher};
-use tagvisor_host::step::{Progress, Task};
-use tagvisor_host::{Host, Op, StepLine, Violation};
+use tagvisor_host::{Host, Op, Progress, StepLine, Task, Violation};
 use thiserror::Error;
 
 /// An actor: operations done one after the other.

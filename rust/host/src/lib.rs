@@ -5,7 +5,7 @@
 //! notifiers, memslots, `KVM_CAP_ARM_MTE`, `user_mem_abort` with real stage-2 descriptors, and the ledger that judges
 //! it all.
 //!
-//! **How.** A kernel path is a table of named steps ([`step`]); each step is one atomic action of the kernel, named
+//! **How.** A kernel path is a table of named steps (`step.rs`); each step is one atomic action of the kernel, named
 //! after it. [`Machine`] runs tables to their end; the explorer runs the very same tables one step at a time. Every
 //! decision that kernel versions made differently is a value in [`Policy`], asked at the decision.
 //!
@@ -16,13 +16,17 @@
 //! **Keeps**: switching the ledger or the log off changes no result but the verdicts; no hash order reaches an output.
 
 mod buddy;
+mod checked;
 mod config;
 mod errno;
+mod hits;
 mod ids;
+mod ioctl;
 mod kvm;
 mod ledger;
 mod log;
 mod machine;
+mod memcg;
 mod mm;
 mod mteswap;
 mod ops;
@@ -30,20 +34,24 @@ mod page;
 mod paths;
 mod policy;
 mod state;
-pub mod step;
+mod step;
 mod swap;
+mod task;
 mod verdict;
 
+pub use checked::Checked;
 pub use config::{Config, ConfigError};
 pub use errno::{Errno, Signal};
 pub use ids::{Actor, MmId, VcpuId, VmId};
+pub use ioctl::{CopyTags, GuestExit, SlotArgs};
 pub use kvm::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
 pub use log::StepLine;
-pub use machine::{Checked, CopyTags, GuestExit, Machine, MmapArgs, PagemapEntry, SlotArgs};
+pub use machine::{Machine, MmapArgs, PagemapEntry};
 pub use mm::{Backing, Prot};
 pub use ops::{GuestOp, Op, OpResult, UserOp};
 pub use policy::{CheckedAt, FaultLock, HostSync, Sanitise, SavedTags, SharedBacking, Untaggable, ZeroPage};
 pub use policy::{Knob, KnobError, KnobValue, Policy, Profile, UnknownProfile};
 pub use state::{Host, Stats};
 pub use swap::{SwapKind, SwpEntry};
+pub use task::{Progress, Task};
 pub use verdict::{Property, Violation};

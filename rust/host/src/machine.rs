@@ -1,26 +1,22 @@
 //! The machine: the façade that runs operations to their end.
 //!
-//! **Models** the system-call and ioctl boundary: arguments are checked here, then the path runs. Between operations the
-//! control group's limit is enforced by reclaim, oldest page first with a second chance for pages used since.
+//! **Models** the system-call boundary: arguments are checked here, then the path runs. KVM's ioctls are in
+//! [`crate::ioctl`], the memory limit in [`crate::memcg`], the accesses of a replay in [`crate::checked`].
 //!
 //! **Keeps**: an operation that is refused changes nothing; after each one no task is under way, so the ledger may look.
 
-use tagvisor_arch::{
-    Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, GcrEl1, Ipa, PAGE_SIZE, PageTags, Pfn, RgsrEl1, Tag, Tcf, Va,
-};
-use tagvisor_mem::{Tlb, TlbFlags};
+use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PageTags, Pfn, Tag, Va};
 
 use crate::config::{Config, ConfigError};
 use crate::errno::{Errno, Signal};
-use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::{Kvm, Memslot, SLOT_DIRTY_LOG, Vcpu};
-use crate::log::{Key, Origin, StepLine, note};
+use crate::ids::{Actor, MmId};
+use crate::log::{Origin, StepLine};
 use crate::mm::{Backing, Mm, Prot, Pte};
-use crate::ops::{GuestOp, Op, OpResult, UserOp};
+use crate::ops::{Op, OpResult, UserOp};
 use crate::page::PageFlags;
 use crate::policy::Policy;
 use crate::state::{Host, Stats};
-use crate::step::Task;
+use crate::task::Task;
 use crate::verdict::Violation;
 
 /// Arguments of [`Machine::mmap`].
@@ -38,34 +34,6 @@ pub struct MmapArgs {
     pub fixed: Option<Va>,
 }
 
-/// Arguments of [`Machine::set_user_memory_region`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SlotArgs {
-    /// Slot number.
-    pub id: u32,
-    /// Guest address.
-    pub ipa: Ipa,
-    /// Address in the VMM.
-    pub userspace_addr: Va,
-    /// Length in pages; 0 deletes.
-    pub pages: u64,
-    /// 1 dirty log, 2 read-only.
-    pub flags: u32,
-}
-
-/// `struct kvm_arm_copy_mte_tags` without the buffer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CopyTags {
-    /// Guest address, page aligned.
-    pub ipa: u64,
-    /// Bytes of guest memory, page aligned.
-    pub length: u64,
-    /// 1: from the guest, 0: to it.
-    pub flags: u64,
-    /// Must be 0.
-    pub reserved: [u64; 2],
-}
-
 /// What `/proc/self/pagemap` and `/proc/kpageflags` tell of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PagemapEntry {
@@ -81,51 +49,17 @@ pub struct PagemapEntry {
     pub mte_tagged: bool,
 }
 
-/// Why a guest stopped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GuestExit {
-    /// It took an exception to EL1.
-    Exception(Fault),
-    /// `KVM_RUN` failed.
-    Errno(Errno),
-    /// `KVM_EXIT_MMIO`.
-    Mmio {
-        /// A store?
-        write: bool,
-        /// Where.
-        ipa: Ipa,
-        /// Bytes.
-        len: u8,
-        /// What was stored.
-        value: u64,
-    },
-}
-
-/// The answer of the replay hot path.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Checked {
-    /// The access passes.
-    Ok,
-    /// Logical and allocation tag differ.
-    TagMismatch {
-        /// Start of the first failing part, tag included (FAR).
-        far: Va,
-    },
-    /// The guest stopped for another reason.
-    Exit(GuestExit),
-}
-
 /// A machine and the one task that runs on it.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    host: Host,
-    task: Task,
+    pub(crate) host: Host,
+    pub(crate) task: Task,
     /// Pages that may be resident; `u64::MAX` for no limit.
-    limit: u64,
+    pub(crate) limit: u64,
 }
 
 /// Pages of one mapping or memslot: 8 TiB, past any machine that can be built.
-const MAX_PAGES: u64 = 1 << 31;
+pub(crate) const MAX_PAGES: u64 = 1 << 31;
 
 impl Machine {
     /// Boots a machine.
@@ -158,7 +92,7 @@ impl Machine {
         result
     }
 
-    fn syscall(&mut self, op: Op) -> Result<u64, Errno> {
+    pub(crate) fn syscall(&mut self, op: Op) -> Result<u64, Errno> {
         match self.run(op) {
             OpResult::Value(value) => Ok(value),
             OpResult::Errno(errno) => Err(errno),
@@ -166,7 +100,7 @@ impl Machine {
         }
     }
 
-    fn origin(&mut self, actor: Actor, path: &'static str) {
+    pub(crate) fn origin(&mut self, actor: Actor, path: &'static str) {
         self.host.log.origin = Origin { actor, path, step: "" };
     }
 
@@ -320,186 +254,6 @@ impl Machine {
         self.syscall(Op::Swapoff).map(drop)
     }
 
-    /// `KVM_CREATE_VM`: -ENOMEM when there is no memory for its root table.
-    pub fn create_vm(&mut self, mm: MmId) -> Result<VmId, Errno> {
-        let kvm = Kvm::new(mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
-        self.host.vms.push(kvm);
-        Ok(VmId(self.host.vms.len() as u32 - 1))
-    }
-
-    /// Closes a VM: its memslots and stage-2 tables go. -EBADF if that was done before.
-    pub fn destroy_vm(&mut self, vm: VmId) -> Result<(), Errno> {
-        self.open_vm(vm)?;
-        self.host.kvm_destroy_vm(vm);
-        Ok(())
-    }
-
-    /// An ioctl needs an open file descriptor: -EBADF once the VM was destroyed.
-    fn open_vm(&self, vm: VmId) -> Result<(), Errno> {
-        if self.host.vm(vm).alive {
-            Ok(())
-        } else {
-            Err(Errno::Ebadf)
-        }
-    }
-
-    /// `KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)`.
-    pub fn check_extension_arm_mte(&self) -> bool {
-        true
-    }
-
-    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists.
-    pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
-        self.open_vm(vm)?;
-        if !self.host.vm(vm).vcpus.is_empty() {
-            return Err(Errno::Einval);
-        }
-        self.host.vm_mut(vm).mte = true;
-        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_ENABLE_CAP");
-        note!(self.host, [Key::Always], "KVM_CAP_ARM_MTE enabled for VM {}", vm.0);
-        Ok(())
-    }
-
-    /// `KVM_CREATE_VCPU`: a vCPU at EL1 with synchronous tag checks and TBI; tags are reachable iff the VM has MTE
-    /// (`HCR_EL2.ATA`).
-    pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
-        self.open_vm(vm)?;
-        let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
-        let kvm = self.host.vm_mut(vm);
-        let index = kvm.vcpus.len() as u32;
-        let rgsr = RgsrEl1::new().with_seed((seed + u64::from(index)) as u16);
-        let cpu = Cpu {
-            gcr: GcrEl1::new(),
-            rgsr,
-            tco: false,
-            tcf: Tcf::Sync,
-            tbi: true,
-            ata: kvm.mte,
-            el: 1,
-        };
-        kvm.vcpus.push(Vcpu {
-            cpu,
-            tlb: Tlb::new(tlb_bits),
-        });
-        Ok(VcpuId { vm, index })
-    }
-
-    /// `GCR_EL1.Exclude` of a vCPU.
-    pub fn set_gcr_exclude(&mut self, vcpu: VcpuId, exclude: u16) {
-        let cpu = &mut self.host.vcpu_mut(vcpu).cpu;
-        cpu.gcr = cpu.gcr.with_exclude(exclude);
-    }
-
-    /// `PSTATE.TCO` of a vCPU.
-    pub fn set_tco(&mut self, vcpu: VcpuId, tco: bool) {
-        self.host.vcpu_mut(vcpu).cpu.tco = tco;
-    }
-
-    /// `KVM_SET_USER_MEMORY_REGION`. -EINVAL: unaligned, too large, a policy that refuses the memory, a slot that does not
-    /// exist deleted; -EEXIST: overlaps another slot.
-    pub fn set_user_memory_region(&mut self, vm: VmId, args: SlotArgs) -> Result<(), Errno> {
-        let SlotArgs {
-            id,
-            ipa,
-            userspace_addr,
-            pages,
-            flags,
-        } = args;
-        self.open_vm(vm)?;
-        if ipa.page_offset() != 0 || pages > MAX_PAGES {
-            return Err(Errno::Einval);
-        }
-        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_SET_USER_MEMORY_REGION");
-        let slot = Memslot {
-            base_gfn: ipa.gfn(),
-            pages,
-            userspace_addr,
-            flags,
-            device: false,
-        };
-        self.host.kvm_set_memory_region(vm, id, slot)
-    }
-
-    /// `KVM_ARM_MTE_COPY_TAGS`; `buf` holds one tag a byte and may be shorter than the length asks for. Returns the bytes of
-    /// guest memory covered. Checks in the kernel's order (6.12).
-    pub fn mte_copy_tags(&mut self, vm: VmId, args: CopyTags, buf: &mut [u8]) -> Result<u64, Errno> {
-        const FROM_GUEST: u64 = 1;
-        self.open_vm(vm)?;
-        let CopyTags {
-            ipa,
-            length,
-            flags,
-            reserved,
-        } = args;
-        let aligned = ipa.is_multiple_of(PAGE_SIZE) && length.is_multiple_of(PAGE_SIZE);
-        if !self.host.vm(vm).mte || reserved != [0, 0] || flags > FROM_GUEST || !aligned || length > i32::MAX as u64 {
-            return Err(Errno::Einval);
-        }
-        let (ipa, pages) = (Ipa(ipa), u32::try_from(length / PAGE_SIZE).map_err(|_| Errno::Einval)?);
-        if flags == FROM_GUEST {
-            let room = u32::try_from(buf.len()).unwrap_or(u32::MAX);
-            return match self.run(Op::CopyTagsFrom { vm, ipa, pages, room }) {
-                OpResult::Tags { tags, covered } => {
-                    buf[..tags.len()].copy_from_slice(&tags);
-                    Ok(covered)
-                }
-                OpResult::Errno(errno) => Err(errno),
-                other => unreachable!("tags or an errno, not {other:?}"),
-            };
-        }
-        if self.host.vm(vm).slots.values().any(|s| s.flags & SLOT_DIRTY_LOG != 0) {
-            return Err(Errno::Ebusy);
-        }
-        self.syscall(Op::CopyTagsTo {
-            vm,
-            ipa,
-            pages,
-            tags: buf.to_vec(),
-        })
-    }
-
-    /// One guest instruction, run until it completes or the guest stops.
-    pub fn guest(&mut self, vcpu: VcpuId, op: GuestOp) -> Result<u64, GuestExit> {
-        self.open_vm(vcpu.vm).map_err(GuestExit::Errno)?;
-        match self.run(Op::Guest(vcpu, op)) {
-            OpResult::Value(value) => Ok(value),
-            OpResult::Exception(fault) => Err(GuestExit::Exception(fault)),
-            OpResult::Errno(errno) => Err(GuestExit::Errno(errno)),
-            OpResult::Mmio { write, ipa, len, value } => Err(GuestExit::Mmio { write, ipa, len, value }),
-            other => unreachable!("a guest answers a value or an exit, not {other:?}"),
-        }
-    }
-
-    /// LDG of every granule of a guest page.
-    pub fn guest_page_tags(&mut self, vcpu: VcpuId, ptr: Va) -> Result<PageTags, GuestExit> {
-        let mut tags = PageTags::ZERO;
-        for granule in 0..GRANULES_PER_PAGE {
-            let value = self.guest(
-                vcpu,
-                GuestOp::Ldg {
-                    ptr: ptr + granule as u64 * GRANULE_SIZE,
-                },
-            )?;
-            tags.set(granule, Tag::new(value as u8));
-        }
-        Ok(tags)
-    }
-
-    /// STG of every granule of a guest page: granule i gets `first + i * step`, modulo 16.
-    pub fn guest_fill_page(&mut self, vcpu: VcpuId, ptr: Va, first: Tag, step: u8) -> Result<(), GuestExit> {
-        for granule in 0..GRANULES_PER_PAGE {
-            let tag = Tag::new(first.get().wrapping_add(step.wrapping_mul(granule as u8)));
-            self.guest(
-                vcpu,
-                GuestOp::Stg {
-                    ptr: ptr + granule as u64 * GRANULE_SIZE,
-                    tag,
-                },
-            )?;
-        }
-        Ok(())
-    }
-
     /// Looks at everything and returns the first violation noticed so far.
     pub fn check(&mut self) -> Result<(), Violation> {
         self.host.audit();
@@ -519,124 +273,5 @@ impl Machine {
     /// Counters.
     pub fn stats(&self) -> Stats {
         self.host.stats()
-    }
-
-    /// Pages that may be resident at once, as a control group's `memory.max`; at least 2, one to fault and one to map.
-    pub fn set_memory_limit(&mut self, pages: u64) {
-        self.limit = pages.max(2);
-        self.enforce_limit();
-    }
-
-    /// Reclaims the oldest pages while over the limit or short of free frames. A page used since reclaim last looked gets a
-    /// second chance: its young bit and TLB entries are cleared and it goes to the end of the list.
-    fn enforce_limit(&mut self) {
-        /// Frames kept free: an operation needs fewer than this before reclaim runs again.
-        const WATERMARK: u64 = 8;
-        let mut chances = 2 * self.host.lru.len();
-        while (self.host.resident > self.limit || self.host.buddy.free_pages() < WATERMARK) && chances > 0 {
-            chances -= 1;
-            let Some(pfn) = self.host.lru.pop_front() else { return };
-            let page = self.host.page(pfn);
-            let Some((mm, va)) = page.mapping.filter(|_| page.flags.contains(PageFlags::LRU)) else {
-                continue;
-            };
-            if page.flags.contains(PageFlags::YOUNG) {
-                self.host.set_flag(pfn, PageFlags::YOUNG, false);
-                self.host.clear_flush_young(mm, va);
-                self.host.lru.push_back(pfn);
-                continue;
-            }
-            self.task.restart(Op::Evict(mm, va));
-            self.task.run(&mut self.host);
-            if self.host.has_flag(pfn, PageFlags::LRU) {
-                self.host.lru.push_back(pfn);
-            }
-        }
-        self.host.ledger_quiesce();
-    }
-
-    /// The replay hot path: translation and tag check of an access of 1 to 255 bytes, no data moved. A TLB hit inside one
-    /// page is decided here; everything else takes the real path.
-    #[inline]
-    pub fn guest_check(&mut self, vcpu: VcpuId, ptr: u64, size: u32, write: bool) -> Checked {
-        let va = Va(ptr).untagged();
-        let (offset, tag) = (va.0 % PAGE_SIZE, Va(ptr).tag());
-        let need = if write { TlbFlags::WRITE } else { TlbFlags::READ };
-        if let Some(entry) = self.host.vcpu(vcpu).tlb.lookup(va.0 / PAGE_SIZE)
-            && entry.flags.contains(need | TlbFlags::TAGGED)
-            && offset + u64::from(size) <= PAGE_SIZE
-            && size > 0
-        {
-            let last = ((offset + u64::from(size) - 1) / GRANULE_SIZE) as usize;
-            let first = (offset / GRANULE_SIZE) as usize;
-            if (first..=last).all(|granule| self.host.mem.frame_tag(entry.frame, granule) == tag) {
-                return Checked::Ok;
-            }
-        }
-        self.guest_check_slow(vcpu, ptr, size, write)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn guest_check_slow(&mut self, vcpu: VcpuId, ptr: u64, size: u32, write: bool) -> Checked {
-        let size = u8::try_from(size).expect("an access has at most 255 bytes");
-        match self.guest(
-            vcpu,
-            GuestOp::Probe {
-                ptr: Va(ptr),
-                size,
-                write,
-            },
-        ) {
-            Ok(_) => Checked::Ok,
-            Err(GuestExit::Exception(f)) if f.kind == tagvisor_arch::FaultKind::TagCheck => {
-                Checked::TagMismatch { far: f.va }
-            }
-            Err(exit) => Checked::Exit(exit),
-        }
-    }
-
-    /// STG over a range: `ptr` is granule aligned and carries the tag, `bytes` is a multiple of 16.
-    pub fn guest_set_tags(&mut self, vcpu: VcpuId, ptr: u64, bytes: u64) -> Result<(), GuestExit> {
-        let tag = Va(ptr).tag();
-        for at in (0..bytes).step_by(GRANULE_SIZE as usize) {
-            let ptr = Va(ptr + at);
-            if !self.stg_hit(vcpu, ptr, tag) {
-                self.guest(vcpu, GuestOp::Stg { ptr, tag })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// STG through a TLB hit; false when the real path must be taken (also whenever the ledger watches).
-    #[inline]
-    fn stg_hit(&mut self, vcpu: VcpuId, ptr: Va, tag: Tag) -> bool {
-        let va = ptr.untagged();
-        let hit = self.host.vcpu(vcpu).tlb.lookup(va.0 / PAGE_SIZE);
-        let Some(entry) = hit.filter(|e| e.flags.contains(TlbFlags::WRITE | TlbFlags::TAGGED)) else {
-            return false;
-        };
-        if self.host.ledger.enabled {
-            return false;
-        }
-        let pa = entry.pfn.base() + va.page_offset();
-        self.host.mem.set_tag(pa, tag);
-        true
-    }
-}
-
-impl Host {
-    /// `kvm_age_gfn`: the next access must walk again, so that it shows.
-    fn clear_flush_young(&mut self, mm: MmId, va: Va) {
-        for vm in 0..self.vms.len() {
-            if !self.vms[vm].alive || self.vms[vm].mm != mm {
-                continue;
-            }
-            for gfn in self.vms[vm].gfns_of(va) {
-                for vcpu in &mut self.vms[vm].vcpus {
-                    vcpu.tlb.invalidate(gfn.0);
-                }
-            }
-        }
     }
 }

@@ -3,13 +3,11 @@
 //! **Models** the user of the machine: a guest's instruction, a process' access or system call, a reclaim of one page.
 //! Each is carried out by one task; the explorer interleaves the steps of several.
 
-use tagvisor_arch::{Fault, Ipa, PAGE_SIZE, Tag, Va};
+use tagvisor_arch::{Fault, Ipa, Tag, Va};
 
 use crate::errno::{Errno, Signal};
 use crate::ids::{Actor, MmId, VcpuId, VmId};
 use crate::mm::{Backing, Prot};
-use crate::paths::PathId;
-use crate::step::Locals;
 
 /// A guest instruction at EL1. Pointers carry their logical tag in bits 59:56.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -205,56 +203,6 @@ impl Op {
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
             Self::Swapoff | Self::Nothing => Actor::Admin,
             Self::Evict(..) => Actor::Reclaim,
-        }
-    }
-
-    /// The path that carries it out, and its locals.
-    pub(crate) fn entry(&self) -> (PathId, Locals) {
-        let range = |mm, va: Va, pages: u64| Locals {
-            mm,
-            va,
-            end: va + pages * PAGE_SIZE,
-            ..Locals::default()
-        };
-        match *self {
-            Self::Nothing => (PathId::Nothing, Locals::default()),
-            Self::Guest(vcpu, _) => (
-                PathId::GuestAccess,
-                Locals {
-                    vcpu,
-                    vm: vcpu.vm,
-                    ..Locals::default()
-                },
-            ),
-            Self::User(mm, _) => (
-                PathId::UserAccess,
-                Locals {
-                    mm,
-                    ..Locals::default()
-                },
-            ),
-            Self::Evict(mm, va) => (PathId::ShrinkFolioList, range(mm, va.untagged().page(), 1)),
-            Self::Munmap(mm, va, pages) | Self::Replace(mm, va, pages, ..) => (PathId::Munmap, range(mm, va, pages)),
-            Self::DontNeed(mm, va, pages) => (PathId::MadviseDontneed, range(mm, va, pages)),
-            Self::Mprotect(mm, va, pages, _) => (PathId::Mprotect, range(mm, va, pages)),
-            Self::CopyTagsFrom { vm, ipa, .. } => (
-                PathId::CopyTagsFrom,
-                Locals {
-                    vm,
-                    ipa,
-                    ..Locals::default()
-                },
-            ),
-            Self::CopyTagsTo { vm, ipa, .. } => (
-                PathId::CopyTagsTo,
-                Locals {
-                    vm,
-                    ipa,
-                    write: true,
-                    ..Locals::default()
-                },
-            ),
-            Self::Swapoff => (PathId::Swapoff, Locals::default()),
         }
     }
 }

@@ -13,9 +13,9 @@ use crate::ids::Actor;
 use crate::log::{Key, note};
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
-use crate::paths::{PathId, mte};
+use crate::paths::mte;
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static FROM: Path = Path {
     name: "kvm_vm_ioctl_mte_copy_tags",

@@ -12,9 +12,9 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
 use crate::page::PageFlags;
-use crate::paths::{PathId, notifier};
+use crate::paths::notifier;
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 /// `handle_mm_fault` failed because nothing is mapped there (second result).
 pub(super) const MAPERR: u64 = 1;

@@ -1,52 +1,26 @@
 //! The kernel paths, each written once as a table of steps.
 //!
-//! **Keeps**: this is the one place where a policy selects a table; inside a step a policy is asked at the decision.
+//! **Keeps**: [`table`] is the one place where a policy selects a table; inside a step a policy is asked at the decision.
 
-mod access;
 mod copy_tags;
 mod fault;
+mod guest_access;
 mod mprotect;
 mod mte;
 mod notifier;
 mod reclaim;
 mod swap_in;
 mod swapoff;
+mod user_access;
 mod user_mem_abort;
 mod zap;
 
-use crate::policy::{HostSync, Policy, Sanitise};
-use crate::step::{Flow, Path, Step};
+use tagvisor_arch::{PAGE_SIZE, Va};
 
-/// Names a path; [`PathId::table`] gives its steps under a policy.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum PathId {
-    Nothing,
-    GuestAccess,
-    UserAccess,
-    KvmHandleGuestAbort,
-    UserMemAbort,
-    SanitiseMteTags,
-    GetUserPages,
-    HandleMmFault,
-    DoAnonymousPage,
-    DoWpPage,
-    DoSwapPage,
-    MteSyncTags,
-    MteRestoreTags,
-    MteSaveTags,
-    SwapRangeFree,
-    FreeUnrefPage,
-    ShrinkFolioList,
-    NotifierStart,
-    NotifierEnd,
-    ZapPageRange,
-    Munmap,
-    MadviseDontneed,
-    Mprotect,
-    CopyTagsFrom,
-    CopyTagsTo,
-    Swapoff,
-}
+use crate::ids::MmId;
+use crate::ops::Op;
+use crate::policy::{HostSync, Policy, Sanitise};
+use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
     name: "nothing",
@@ -56,46 +30,94 @@ static NOTHING: Path = Path {
     }],
 };
 
-impl PathId {
-    /// The path's steps under a policy.
-    pub(crate) fn table(self, policy: &Policy) -> &'static Path {
-        match self {
-            Self::Nothing => &NOTHING,
-            Self::GuestAccess => &access::GUEST_ACCESS,
-            Self::UserAccess => &access::USER_ACCESS,
-            Self::KvmHandleGuestAbort => &user_mem_abort::KVM_HANDLE_GUEST_ABORT,
-            Self::UserMemAbort => &user_mem_abort::USER_MEM_ABORT,
-            Self::SanitiseMteTags => match policy.sanitise {
-                Sanitise::TestAndSet => &mte::SANITISE_TEST_AND_SET,
-                Sanitise::TestClearSet => &mte::SANITISE_TEST_CLEAR_SET,
-                Sanitise::Lock => &mte::SANITISE_LOCK,
+/// The path's steps under a policy.
+pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
+    match path {
+        PathId::Nothing => &NOTHING,
+        PathId::GuestAccess => &guest_access::GUEST_ACCESS,
+        PathId::UserAccess => &user_access::USER_ACCESS,
+        PathId::KvmHandleGuestAbort => &user_mem_abort::KVM_HANDLE_GUEST_ABORT,
+        PathId::UserMemAbort => &user_mem_abort::USER_MEM_ABORT,
+        PathId::SanitiseMteTags => match policy.sanitise {
+            Sanitise::TestAndSet => &mte::SANITISE_TEST_AND_SET,
+            Sanitise::TestClearSet => &mte::SANITISE_TEST_CLEAR_SET,
+            Sanitise::Lock => &mte::SANITISE_LOCK,
+        },
+        PathId::GetUserPages => &fault::GET_USER_PAGES,
+        PathId::HandleMmFault => &fault::HANDLE_MM_FAULT,
+        PathId::DoAnonymousPage => &fault::DO_ANONYMOUS_PAGE,
+        PathId::DoWpPage => &fault::DO_WP_PAGE,
+        PathId::DoSwapPage => &swap_in::DO_SWAP_PAGE,
+        PathId::MteSyncTags => match policy.host_sync {
+            HostSync::FlagFirst => &mte::SYNC_FLAG_FIRST,
+            HostSync::Lock => &mte::SYNC_LOCK,
+        },
+        PathId::MteRestoreTags => match policy.host_sync {
+            HostSync::FlagFirst => &mte::RESTORE_FLAG_FIRST,
+            HostSync::Lock => &mte::RESTORE_LOCK,
+        },
+        PathId::MteSaveTags => &mte::SAVE,
+        PathId::SwapRangeFree => &swap_in::SWAP_RANGE_FREE,
+        PathId::FreeUnrefPage => &swap_in::FREE_UNREF_PAGE,
+        PathId::ShrinkFolioList => &reclaim::SHRINK_FOLIO_LIST,
+        PathId::NotifierStart => &notifier::INVALIDATE_RANGE_START,
+        PathId::NotifierEnd => &notifier::INVALIDATE_RANGE_END,
+        PathId::ZapPageRange => &zap::ZAP_PAGE_RANGE,
+        PathId::Munmap => &zap::MUNMAP,
+        PathId::MadviseDontneed => &zap::MADVISE_DONTNEED,
+        PathId::Mprotect => &mprotect::MPROTECT,
+        PathId::CopyTagsFrom => &copy_tags::FROM,
+        PathId::CopyTagsTo => &copy_tags::TO,
+        PathId::Swapoff => &swapoff::SWAPOFF,
+    }
+}
+
+/// The path that carries it out, and its locals.
+pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
+    let range = |mm: MmId, va: Va, pages: u64| Locals {
+        mm,
+        va,
+        end: va + pages * PAGE_SIZE,
+        ..Locals::default()
+    };
+    match *op {
+        Op::Nothing => (PathId::Nothing, Locals::default()),
+        Op::Guest(vcpu, _) => (
+            PathId::GuestAccess,
+            Locals {
+                vcpu,
+                vm: vcpu.vm,
+                ..Locals::default()
             },
-            Self::GetUserPages => &fault::GET_USER_PAGES,
-            Self::HandleMmFault => &fault::HANDLE_MM_FAULT,
-            Self::DoAnonymousPage => &fault::DO_ANONYMOUS_PAGE,
-            Self::DoWpPage => &fault::DO_WP_PAGE,
-            Self::DoSwapPage => &swap_in::DO_SWAP_PAGE,
-            Self::MteSyncTags => match policy.host_sync {
-                HostSync::FlagFirst => &mte::SYNC_FLAG_FIRST,
-                HostSync::Lock => &mte::SYNC_LOCK,
+        ),
+        Op::User(mm, _) => (
+            PathId::UserAccess,
+            Locals {
+                mm,
+                ..Locals::default()
             },
-            Self::MteRestoreTags => match policy.host_sync {
-                HostSync::FlagFirst => &mte::RESTORE_FLAG_FIRST,
-                HostSync::Lock => &mte::RESTORE_LOCK,
+        ),
+        Op::Evict(mm, va) => (PathId::ShrinkFolioList, range(mm, va.untagged().page(), 1)),
+        Op::Munmap(mm, va, pages) | Op::Replace(mm, va, pages, ..) => (PathId::Munmap, range(mm, va, pages)),
+        Op::DontNeed(mm, va, pages) => (PathId::MadviseDontneed, range(mm, va, pages)),
+        Op::Mprotect(mm, va, pages, _) => (PathId::Mprotect, range(mm, va, pages)),
+        Op::CopyTagsFrom { vm, ipa, .. } => (
+            PathId::CopyTagsFrom,
+            Locals {
+                vm,
+                ipa,
+                ..Locals::default()
             },
-            Self::MteSaveTags => &mte::SAVE,
-            Self::SwapRangeFree => &swap_in::SWAP_RANGE_FREE,
-            Self::FreeUnrefPage => &swap_in::FREE_UNREF_PAGE,
-            Self::ShrinkFolioList => &reclaim::SHRINK_FOLIO_LIST,
-            Self::NotifierStart => &notifier::INVALIDATE_RANGE_START,
-            Self::NotifierEnd => &notifier::INVALIDATE_RANGE_END,
-            Self::ZapPageRange => &zap::ZAP_PAGE_RANGE,
-            Self::Munmap => &zap::MUNMAP,
-            Self::MadviseDontneed => &zap::MADVISE_DONTNEED,
-            Self::Mprotect => &mprotect::MPROTECT,
-            Self::CopyTagsFrom => &copy_tags::FROM,
-            Self::CopyTagsTo => &copy_tags::TO,
-            Self::Swapoff => &swapoff::SWAPOFF,
-        }
+        ),
+        Op::CopyTagsTo { vm, ipa, .. } => (
+            PathId::CopyTagsTo,
+            Locals {
+                vm,
+                ipa,
+                write: true,
+                ..Locals::default()
+            },
+        ),
+        Op::Swapoff => (PathId::Swapoff, Locals::default()),
     }
 }

@@ -9,9 +9,9 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
 use crate::ops::Op;
-use crate::paths::{PathId, notifier};
+use crate::paths::notifier;
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static MPROTECT: Path = Path {
     name: "mprotect",

@@ -12,9 +12,9 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::Pte;
 use crate::page::PageFlags;
-use crate::paths::{PathId, notifier};
+use crate::paths::notifier;
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static SHRINK_FOLIO_LIST: Path = Path {
     name: "shrink_folio_list",

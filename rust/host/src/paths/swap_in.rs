@@ -10,10 +10,9 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
 use crate::page::PageFlags;
-use crate::paths::PathId;
 use crate::policy::SavedTags;
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static DO_SWAP_PAGE: Path = Path {
     name: "do_swap_page",

@@ -9,9 +9,8 @@ use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
 use crate::page::PageFlags;
-use crate::paths::PathId;
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static SWAPOFF: Path = Path {
     name: "swapoff",

@@ -13,10 +13,9 @@ use crate::log::{Key, note};
 use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
-use crate::paths::PathId;
 use crate::policy::{FaultLock, SharedBacking, Untaggable};
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static KVM_HANDLE_GUEST_ABORT: Path = Path {
     name: "kvm_handle_guest_abort",

@@ -9,9 +9,9 @@ use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
 use crate::ops::Op;
-use crate::paths::{PathId, fault, notifier};
+use crate::paths::{fault, notifier};
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static MUNMAP: Path = Path {
     name: "munmap",

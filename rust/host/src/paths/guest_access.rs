@@ -1,27 +1,22 @@
-//! Accesses: a guest's instruction and a process' own load, store or tag instruction.
+//! A guest's instruction.
 //!
 //! **Models** what happens around the instruction itself (whose semantics are `tagvisor-arch`'s): a guest instruction that
-//! faults at stage 2 exits to KVM and runs again; a user access that finds no PTE faults into `handle_mm_fault` and runs
-//! again. One attempt of an instruction is one atomic step. **Leaves out** stage 1 of the guest (the identity map, Normal
-//! Tagged, as with `HCR_EL2.{DC,DCT}`), asynchronous tag checks.
+//! faults at stage 2 exits to KVM and runs again. One attempt of an instruction is one atomic step. **Leaves out** stage 1
+//! of the guest (the identity map, Normal Tagged, as with `HCR_EL2.{DC,DCT}`), asynchronous tag checks.
 //!
 //! **Keeps**: an instruction either completes or has no effect.
 
 use tagvisor_arch::walk::{check_s2_permission, walk_stage2};
-use tagvisor_arch::{
-    Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, PAGE_SIZE, Pa, Pfn, RgsrEl1, Stage, Tag, Tcf, Translation, Va, insn,
-};
+use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, PAGE_SIZE, Pa, Pfn, Stage, Tag, Translation, Va, insn};
 use tagvisor_mem::{TlbEntry, TlbFlags};
 
-use crate::errno::{Errno, Signal};
+use crate::errno::Errno;
 use crate::ids::{Actor, MmId, VcpuId};
 use crate::log::{Key, note};
-use crate::mm::Pte;
-use crate::ops::{GuestOp, Op, OpResult, UserOp};
+use crate::ops::{GuestOp, Op, OpResult};
 use crate::page::PageFlags;
-use crate::paths::{PathId, fault};
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
 pub(super) static GUEST_ACCESS: Path = Path {
     name: "guest",
@@ -36,28 +31,6 @@ pub(super) static GUEST_ACCESS: Path = Path {
         },
     ],
 };
-pub(super) static USER_ACCESS: Path = Path {
-    name: "user access",
-    steps: &[
-        Step {
-            name: "execute",
-            run: user_execute,
-        },
-        Step {
-            name: "mmap_read_lock",
-            run: fault::mmap_read_lock,
-        },
-        Step {
-            name: "do_page_fault",
-            run: |_, l, _| Flow::Call(PathId::HandleMmFault, *l),
-        },
-        Step {
-            name: "mmap_read_unlock",
-            run: user_fault_done,
-        },
-    ],
-};
-
 fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let Op::Guest(vcpu, op) = io.op else {
         unreachable!("guest accesses are entered for Op::Guest only")
@@ -134,7 +107,7 @@ fn run_guest_op(cpu: &mut Cpu, mmu: &mut GuestMmu<'_>, op: GuestOp) -> Result<u6
 }
 
 /// Memory as a vCPU sees it: stage 1 is the identity, stage 2 is walked in emulated memory.
-pub(crate) struct GuestMmu<'a> {
+struct GuestMmu<'a> {
     host: &'a mut Host,
     vcpu: VcpuId,
     /// Pages translated for this instruction, so that a physical granule is known by its guest page again.
@@ -142,7 +115,7 @@ pub(crate) struct GuestMmu<'a> {
 }
 
 impl<'a> GuestMmu<'a> {
-    pub(crate) fn new(host: &'a mut Host, vcpu: VcpuId) -> Self {
+    fn new(host: &'a mut Host, vcpu: VcpuId) -> Self {
         Self {
             host,
             vcpu,
@@ -219,174 +192,6 @@ impl insn::Mmu for GuestMmu<'_> {
     }
 }
 
-fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
-    let Op::User(mm, op) = io.op else {
-        unreachable!("user accesses are entered for Op::User only")
-    };
-    let cpu = el0_cpu();
-    let mut mmu = UserMmu {
-        host,
-        mm,
-        seen: [None; 2],
-    };
-    let outcome = match op {
-        UserOp::Load { ptr, size } => insn::load(&cpu, &mut mmu, ptr, size).map(|v| v as u64),
-        UserOp::Store { ptr, size, value } => insn::store(&cpu, &mut mmu, ptr, size, value.into()).map(|()| 0),
-        UserOp::Ldg { ptr } => insn::ldg(&cpu, &mut mmu, ptr).map(|t| t.get().into()),
-        UserOp::Stg { ptr, tag } => insn::stg(&cpu, &mut mmu, ptr, tag).map(|()| 0),
-    };
-    match outcome {
-        Ok(value) => {
-            if host.log.enabled {
-                host.note_user_access(mm, op, value);
-            }
-            io.result = OpResult::Value(value);
-            Flow::Return(0)
-        }
-        Err(fault) if matches!(fault.kind, FaultKind::Translation | FaultKind::Permission) => {
-            l.va = fault.va.untagged().page();
-            l.write = fault.access == Access::Write;
-            Flow::Next
-        }
-        Err(fault) => {
-            let signal = match fault.kind {
-                FaultKind::TagCheck => Signal::SegvMteSerr { addr: fault.va },
-                FaultKind::Alignment => Signal::SigBus { addr: fault.va },
-                _ => Signal::SegvMapErr { addr: fault.va },
-            };
-            note!(host, [], "{signal}");
-            io.result = OpResult::Signal(signal);
-            Flow::Return(0)
-        }
-    }
-}
-
-/// A process that asked for synchronous checks and the tagged address ABI.
-fn el0_cpu() -> Cpu {
-    Cpu {
-        gcr: GcrEl1::new(),
-        rgsr: RgsrEl1::new(),
-        tco: false,
-        tcf: Tcf::Sync,
-        tbi: true,
-        ata: true,
-        el: 0,
-    }
-}
-
-fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
-    host.mm_mut(l.mm).mmap_lock.read_unlock();
-    if l.ret >= 0 {
-        return Flow::To("execute");
-    }
-    let addr = l.va;
-    let signal = match l.out {
-        fault::MAPERR => Signal::SegvMapErr { addr },
-        fault::ACCERR => Signal::SegvAccErr { addr },
-        _ => Signal::SigBus { addr },
-    };
-    note!(host, [], "{signal}");
-    io.result = OpResult::Signal(signal);
-    Flow::Return(0)
-}
-
-/// Memory as a process sees it through its PTEs.
-struct UserMmu<'a> {
-    host: &'a mut Host,
-    mm: MmId,
-    seen: [Option<(Pfn, Va)>; 2],
-}
-
-impl UserMmu<'_> {
-    fn owner(&self, pa: Pa) -> Option<(MmId, Va)> {
-        let (_, va) = self.seen.iter().flatten().find(|(pfn, _)| *pfn == pa.pfn())?;
-        Some((self.mm, *va))
-    }
-}
-
-impl insn::Mmu for UserMmu<'_> {
-    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
-        let va = ptr.untagged();
-        let failed = |kind| Fault {
-            kind,
-            stage: Stage::One,
-            level: 3,
-            access,
-            va: ptr,
-            ipa: Ipa(0),
-            isv,
-            size,
-        };
-        let write = access == Access::Write;
-        let Some(Pte::Present {
-            pfn,
-            write: writable,
-            tagged,
-            special,
-            ..
-        }) = self.host.mm(self.mm).pte(va)
-        else {
-            return Err(failed(FaultKind::Translation));
-        };
-        // PROT_NONE keeps the PTE but takes user access away; the VMA knows.
-        let readable = self
-            .host
-            .mm(self.mm)
-            .vma(va)
-            .is_some_and(|(_, v)| v.prot.contains(crate::mm::Prot::READ));
-        if write && !writable || !readable {
-            return Err(failed(FaultKind::Permission));
-        }
-        if write {
-            let pte = Pte::Present {
-                pfn,
-                write: true,
-                dirty: true,
-                tagged,
-                special,
-            };
-            self.host.mm_mut(self.mm).set_pte(va, pte);
-        }
-        if self.host.is_counted(pfn) {
-            self.host.set_flag(pfn, PageFlags::YOUNG, true);
-        }
-        let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
-        self.seen[free] = Some((pfn, va.page()));
-        let device = !self.host.pfn_valid(pfn);
-        Ok(Translation {
-            pa: pfn.base() + va.page_offset(),
-            tagged,
-            device,
-        })
-    }
-
-    fn read(&mut self, pa: Pa, buf: &mut [u8]) {
-        self.host.mem.read(pa, buf);
-    }
-
-    fn write(&mut self, pa: Pa, buf: &[u8]) {
-        self.host.mem.write(pa, buf);
-    }
-
-    fn tag(&mut self, pa: Pa) -> Tag {
-        let tag = self.host.mem.tag(pa);
-        if let Some(at) = self.owner(pa) {
-            self.host
-                .ledger_tag_read(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
-        }
-        tag
-    }
-
-    fn set_tag(&mut self, pa: Pa, tag: Tag) {
-        self.host.mem.set_tag(pa, tag);
-        if let Some(at) = self.owner(pa) {
-            self.host
-                .ledger
-                .tag_written(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
-        }
-    }
-}
-
 impl Host {
     pub(crate) fn vcpu(&self, id: VcpuId) -> &crate::kvm::Vcpu {
         &self.vm(id.vm).vcpus[id.index as usize]
@@ -422,16 +227,6 @@ impl Host {
             return;
         };
         self.log_push(&[Key::page(at.0, at.1)], text);
-    }
-
-    fn note_user_access(&mut self, mm: MmId, op: UserOp, value: u64) {
-        let (text, ptr) = match op {
-            UserOp::Load { ptr, .. } => (format!("load {ptr} -> {value:#x}"), ptr),
-            UserOp::Store { ptr, value, .. } => (format!("store {value:#x} to {ptr}"), ptr),
-            UserOp::Ldg { ptr } => (format!("LDG {ptr} -> tag {value:x}"), ptr),
-            UserOp::Stg { ptr, tag } => (format!("STG {ptr}, tag {tag}"), ptr),
-        };
-        self.log_push(&[Key::page(mm, ptr.untagged())], text);
     }
 }
 

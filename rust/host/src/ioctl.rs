@@ -1,0 +1,248 @@
+//! KVM's ioctls, and a guest run until it stops.
+//!
+//! **Models** the argument checks of `KVM_CREATE_VM`, `KVM_ENABLE_CAP`, `KVM_CREATE_VCPU`, `KVM_SET_USER_MEMORY_REGION`,
+//! `KVM_ARM_MTE_COPY_TAGS` and `KVM_RUN` in the kernel's order; the paths behind them are step tables or [`crate::kvm`].
+//!
+//! **Keeps**: an ioctl that is refused changes nothing; a VM that was destroyed answers -EBADF to all of them.
+
+use tagvisor_arch::{
+    Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, GcrEl1, Ipa, PAGE_SIZE, PageTags, RgsrEl1, Tag, Tcf, Va,
+};
+use tagvisor_mem::Tlb;
+
+use crate::errno::Errno;
+use crate::ids::{Actor, MmId, VcpuId, VmId};
+use crate::kvm::{Kvm, Memslot, SLOT_DIRTY_LOG, Vcpu};
+use crate::log::{Key, note};
+use crate::machine::{MAX_PAGES, Machine};
+use crate::ops::{GuestOp, Op, OpResult};
+
+/// Arguments of [`Machine::set_user_memory_region`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotArgs {
+    /// Slot number.
+    pub id: u32,
+    /// Guest address.
+    pub ipa: Ipa,
+    /// Address in the VMM.
+    pub userspace_addr: Va,
+    /// Length in pages; 0 deletes.
+    pub pages: u64,
+    /// 1 dirty log, 2 read-only.
+    pub flags: u32,
+}
+
+/// `struct kvm_arm_copy_mte_tags` without the buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CopyTags {
+    /// Guest address, page aligned.
+    pub ipa: u64,
+    /// Bytes of guest memory, page aligned.
+    pub length: u64,
+    /// 1: from the guest, 0: to it.
+    pub flags: u64,
+    /// Must be 0.
+    pub reserved: [u64; 2],
+}
+
+/// Why a guest stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestExit {
+    /// It took an exception to EL1.
+    Exception(Fault),
+    /// `KVM_RUN` failed.
+    Errno(Errno),
+    /// `KVM_EXIT_MMIO`.
+    Mmio {
+        /// A store?
+        write: bool,
+        /// Where.
+        ipa: Ipa,
+        /// Bytes.
+        len: u8,
+        /// What was stored.
+        value: u64,
+    },
+}
+
+impl Machine {
+    /// `KVM_CREATE_VM`: -ENOMEM when there is no memory for its root table.
+    pub fn create_vm(&mut self, mm: MmId) -> Result<VmId, Errno> {
+        let kvm = Kvm::new(mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
+        self.host.vms.push(kvm);
+        Ok(VmId(self.host.vms.len() as u32 - 1))
+    }
+
+    /// Closes a VM: its memslots and stage-2 tables go. -EBADF if that was done before.
+    pub fn destroy_vm(&mut self, vm: VmId) -> Result<(), Errno> {
+        self.open_vm(vm)?;
+        self.host.kvm_destroy_vm(vm);
+        Ok(())
+    }
+
+    /// An ioctl needs an open file descriptor: -EBADF once the VM was destroyed.
+    fn open_vm(&self, vm: VmId) -> Result<(), Errno> {
+        if self.host.vm(vm).alive {
+            Ok(())
+        } else {
+            Err(Errno::Ebadf)
+        }
+    }
+
+    /// `KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)`.
+    pub fn check_extension_arm_mte(&self) -> bool {
+        true
+    }
+
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists.
+    pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
+        self.open_vm(vm)?;
+        if !self.host.vm(vm).vcpus.is_empty() {
+            return Err(Errno::Einval);
+        }
+        self.host.vm_mut(vm).mte = true;
+        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_ENABLE_CAP");
+        note!(self.host, [Key::Always], "KVM_CAP_ARM_MTE enabled for VM {}", vm.0);
+        Ok(())
+    }
+
+    /// `KVM_CREATE_VCPU`: a vCPU at EL1 with synchronous tag checks and TBI; tags are reachable iff the VM has MTE
+    /// (`HCR_EL2.ATA`).
+    pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
+        self.open_vm(vm)?;
+        let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
+        let kvm = self.host.vm_mut(vm);
+        let index = kvm.vcpus.len() as u32;
+        let rgsr = RgsrEl1::new().with_seed((seed + u64::from(index)) as u16);
+        let cpu = Cpu {
+            gcr: GcrEl1::new(),
+            rgsr,
+            tco: false,
+            tcf: Tcf::Sync,
+            tbi: true,
+            ata: kvm.mte,
+            el: 1,
+        };
+        kvm.vcpus.push(Vcpu {
+            cpu,
+            tlb: Tlb::new(tlb_bits),
+        });
+        Ok(VcpuId { vm, index })
+    }
+
+    /// `GCR_EL1.Exclude` of a vCPU.
+    pub fn set_gcr_exclude(&mut self, vcpu: VcpuId, exclude: u16) {
+        let cpu = &mut self.host.vcpu_mut(vcpu).cpu;
+        cpu.gcr = cpu.gcr.with_exclude(exclude);
+    }
+
+    /// `PSTATE.TCO` of a vCPU.
+    pub fn set_tco(&mut self, vcpu: VcpuId, tco: bool) {
+        self.host.vcpu_mut(vcpu).cpu.tco = tco;
+    }
+
+    /// `KVM_SET_USER_MEMORY_REGION`. -EINVAL: unaligned, too large, a policy that refuses the memory, a slot that does not
+    /// exist deleted; -EEXIST: overlaps another slot.
+    pub fn set_user_memory_region(&mut self, vm: VmId, args: SlotArgs) -> Result<(), Errno> {
+        let SlotArgs {
+            id,
+            ipa,
+            userspace_addr,
+            pages,
+            flags,
+        } = args;
+        self.open_vm(vm)?;
+        if ipa.page_offset() != 0 || pages > MAX_PAGES {
+            return Err(Errno::Einval);
+        }
+        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_SET_USER_MEMORY_REGION");
+        let slot = Memslot {
+            base_gfn: ipa.gfn(),
+            pages,
+            userspace_addr,
+            flags,
+            device: false,
+        };
+        self.host.kvm_set_memory_region(vm, id, slot)
+    }
+
+    /// `KVM_ARM_MTE_COPY_TAGS`; `buf` holds one tag a byte and may be shorter than the length asks for. Returns the bytes of
+    /// guest memory covered. Checks in the kernel's order (6.12).
+    pub fn mte_copy_tags(&mut self, vm: VmId, args: CopyTags, buf: &mut [u8]) -> Result<u64, Errno> {
+        const FROM_GUEST: u64 = 1;
+        self.open_vm(vm)?;
+        let CopyTags {
+            ipa,
+            length,
+            flags,
+            reserved,
+        } = args;
+        let aligned = ipa.is_multiple_of(PAGE_SIZE) && length.is_multiple_of(PAGE_SIZE);
+        if !self.host.vm(vm).mte || reserved != [0, 0] || flags > FROM_GUEST || !aligned || length > i32::MAX as u64 {
+            return Err(Errno::Einval);
+        }
+        let (ipa, pages) = (Ipa(ipa), u32::try_from(length / PAGE_SIZE).map_err(|_| Errno::Einval)?);
+        if flags == FROM_GUEST {
+            let room = u32::try_from(buf.len()).unwrap_or(u32::MAX);
+            return match self.run(Op::CopyTagsFrom { vm, ipa, pages, room }) {
+                OpResult::Tags { tags, covered } => {
+                    buf[..tags.len()].copy_from_slice(&tags);
+                    Ok(covered)
+                }
+                OpResult::Errno(errno) => Err(errno),
+                other => unreachable!("tags or an errno, not {other:?}"),
+            };
+        }
+        if self.host.vm(vm).slots.values().any(|s| s.flags & SLOT_DIRTY_LOG != 0) {
+            return Err(Errno::Ebusy);
+        }
+        self.syscall(Op::CopyTagsTo {
+            vm,
+            ipa,
+            pages,
+            tags: buf.to_vec(),
+        })
+    }
+
+    /// One guest instruction, run until it completes or the guest stops.
+    pub fn guest(&mut self, vcpu: VcpuId, op: GuestOp) -> Result<u64, GuestExit> {
+        self.open_vm(vcpu.vm).map_err(GuestExit::Errno)?;
+        match self.run(Op::Guest(vcpu, op)) {
+            OpResult::Value(value) => Ok(value),
+            OpResult::Exception(fault) => Err(GuestExit::Exception(fault)),
+            OpResult::Errno(errno) => Err(GuestExit::Errno(errno)),
+            OpResult::Mmio { write, ipa, len, value } => Err(GuestExit::Mmio { write, ipa, len, value }),
+            other => unreachable!("a guest answers a value or an exit, not {other:?}"),
+        }
+    }
+
+    /// LDG of every granule of a guest page.
+    pub fn guest_page_tags(&mut self, vcpu: VcpuId, ptr: Va) -> Result<PageTags, GuestExit> {
+        let mut tags = PageTags::ZERO;
+        for granule in 0..GRANULES_PER_PAGE {
+            let value = self.guest(
+                vcpu,
+                GuestOp::Ldg {
+                    ptr: ptr + granule as u64 * GRANULE_SIZE,
+                },
+            )?;
+            tags.set(granule, Tag::new(value as u8));
+        }
+        Ok(tags)
+    }
+
+    /// STG of every granule of a guest page: granule i gets `first + i * step`, modulo 16.
+    pub fn guest_fill_page(&mut self, vcpu: VcpuId, ptr: Va, first: Tag, step: u8) -> Result<(), GuestExit> {
+        for granule in 0..GRANULES_PER_PAGE {
+            let tag = Tag::new(first.get().wrapping_add(step.wrapping_mul(granule as u8)));
+            self.guest(
+                vcpu,
+                GuestOp::Stg {
+                    ptr: ptr + granule as u64 * GRANULE_SIZE,
+                    tag,
+                },
+            )?;
+        }
+        Ok(())
+    }
+}

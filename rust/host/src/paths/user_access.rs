@@ -1,0 +1,223 @@
+//! A process' own load, store or tag instruction.
+//!
+//! **Models** a user access at EL0 with synchronous tag checks and the tagged address ABI: one that finds no PTE faults
+//! into `handle_mm_fault` and runs again, one that may not be ends in a signal. **Leaves out** the process' page-table
+//! pages, asynchronous checks.
+//!
+//! **Keeps**: an access either completes or has no effect.
+
+use tagvisor_arch::{
+    Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, Pa, Pfn, RgsrEl1, Stage, Tag, Tcf, Translation, Va, insn,
+};
+
+use crate::errno::Signal;
+use crate::ids::{Actor, MmId};
+use crate::log::{Key, note};
+use crate::mm::{Prot, Pte};
+use crate::ops::{Op, OpResult, UserOp};
+use crate::page::PageFlags;
+use crate::paths::fault;
+use crate::state::Host;
+use crate::step::{Flow, Io, Locals, Path, PathId, Step};
+
+pub(super) static USER_ACCESS: Path = Path {
+    name: "user access",
+    steps: &[
+        Step {
+            name: "execute",
+            run: user_execute,
+        },
+        Step {
+            name: "mmap_read_lock",
+            run: fault::mmap_read_lock,
+        },
+        Step {
+            name: "do_page_fault",
+            run: |_, l, _| Flow::Call(PathId::HandleMmFault, *l),
+        },
+        Step {
+            name: "mmap_read_unlock",
+            run: user_fault_done,
+        },
+    ],
+};
+
+fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let Op::User(mm, op) = io.op else {
+        unreachable!("user accesses are entered for Op::User only")
+    };
+    let cpu = el0_cpu();
+    let mut mmu = UserMmu {
+        host,
+        mm,
+        seen: [None; 2],
+    };
+    let outcome = match op {
+        UserOp::Load { ptr, size } => insn::load(&cpu, &mut mmu, ptr, size).map(|v| v as u64),
+        UserOp::Store { ptr, size, value } => insn::store(&cpu, &mut mmu, ptr, size, value.into()).map(|()| 0),
+        UserOp::Ldg { ptr } => insn::ldg(&cpu, &mut mmu, ptr).map(|t| t.get().into()),
+        UserOp::Stg { ptr, tag } => insn::stg(&cpu, &mut mmu, ptr, tag).map(|()| 0),
+    };
+    match outcome {
+        Ok(value) => {
+            if host.log.enabled {
+                host.note_user_access(mm, op, value);
+            }
+            io.result = OpResult::Value(value);
+            Flow::Return(0)
+        }
+        Err(fault) if matches!(fault.kind, FaultKind::Translation | FaultKind::Permission) => {
+            l.va = fault.va.untagged().page();
+            l.write = fault.access == Access::Write;
+            Flow::Next
+        }
+        Err(fault) => {
+            let signal = match fault.kind {
+                FaultKind::TagCheck => Signal::SegvMteSerr { addr: fault.va },
+                FaultKind::Alignment => Signal::SigBus { addr: fault.va },
+                _ => Signal::SegvMapErr { addr: fault.va },
+            };
+            note!(host, [], "{signal}");
+            io.result = OpResult::Signal(signal);
+            Flow::Return(0)
+        }
+    }
+}
+
+/// A process that asked for synchronous checks and the tagged address ABI.
+fn el0_cpu() -> Cpu {
+    Cpu {
+        gcr: GcrEl1::new(),
+        rgsr: RgsrEl1::new(),
+        tco: false,
+        tcf: Tcf::Sync,
+        tbi: true,
+        ata: true,
+        el: 0,
+    }
+}
+
+fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    host.mm_mut(l.mm).mmap_lock.read_unlock();
+    if l.ret >= 0 {
+        return Flow::To("execute");
+    }
+    let addr = l.va;
+    let signal = match l.out {
+        fault::MAPERR => Signal::SegvMapErr { addr },
+        fault::ACCERR => Signal::SegvAccErr { addr },
+        _ => Signal::SigBus { addr },
+    };
+    note!(host, [], "{signal}");
+    io.result = OpResult::Signal(signal);
+    Flow::Return(0)
+}
+
+/// Memory as a process sees it through its PTEs.
+struct UserMmu<'a> {
+    host: &'a mut Host,
+    mm: MmId,
+    seen: [Option<(Pfn, Va)>; 2],
+}
+
+impl UserMmu<'_> {
+    fn owner(&self, pa: Pa) -> Option<(MmId, Va)> {
+        let (_, va) = self.seen.iter().flatten().find(|(pfn, _)| *pfn == pa.pfn())?;
+        Some((self.mm, *va))
+    }
+}
+
+impl insn::Mmu for UserMmu<'_> {
+    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
+        let va = ptr.untagged();
+        let failed = |kind| Fault {
+            kind,
+            stage: Stage::One,
+            level: 3,
+            access,
+            va: ptr,
+            ipa: Ipa(0),
+            isv,
+            size,
+        };
+        let write = access == Access::Write;
+        let Some(Pte::Present {
+            pfn,
+            write: writable,
+            tagged,
+            special,
+            ..
+        }) = self.host.mm(self.mm).pte(va)
+        else {
+            return Err(failed(FaultKind::Translation));
+        };
+        // PROT_NONE keeps the PTE but takes user access away; the VMA knows.
+        let readable = self
+            .host
+            .mm(self.mm)
+            .vma(va)
+            .is_some_and(|(_, v)| v.prot.contains(Prot::READ));
+        if write && !writable || !readable {
+            return Err(failed(FaultKind::Permission));
+        }
+        if write {
+            let pte = Pte::Present {
+                pfn,
+                write: true,
+                dirty: true,
+                tagged,
+                special,
+            };
+            self.host.mm_mut(self.mm).set_pte(va, pte);
+        }
+        if self.host.is_counted(pfn) {
+            self.host.set_flag(pfn, PageFlags::YOUNG, true);
+        }
+        let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
+        self.seen[free] = Some((pfn, va.page()));
+        let device = !self.host.pfn_valid(pfn);
+        Ok(Translation {
+            pa: pfn.base() + va.page_offset(),
+            tagged,
+            device,
+        })
+    }
+
+    fn read(&mut self, pa: Pa, buf: &mut [u8]) {
+        self.host.mem.read(pa, buf);
+    }
+
+    fn write(&mut self, pa: Pa, buf: &[u8]) {
+        self.host.mem.write(pa, buf);
+    }
+
+    fn tag(&mut self, pa: Pa) -> Tag {
+        let tag = self.host.mem.tag(pa);
+        if let Some(at) = self.owner(pa) {
+            self.host
+                .ledger_tag_read(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
+        }
+        tag
+    }
+
+    fn set_tag(&mut self, pa: Pa, tag: Tag) {
+        self.host.mem.set_tag(pa, tag);
+        if let Some(at) = self.owner(pa) {
+            self.host
+                .ledger
+                .tag_written(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
+        }
+    }
+}
+
+impl Host {
+    fn note_user_access(&mut self, mm: MmId, op: UserOp, value: u64) {
+        let (text, ptr) = match op {
+            UserOp::Load { ptr, .. } => (format!("load {ptr} -> {value:#x}"), ptr),
+            UserOp::Store { ptr, value, .. } => (format!("store {value:#x} to {ptr}"), ptr),
+            UserOp::Ldg { ptr } => (format!("LDG {ptr} -> tag {value:x}"), ptr),
+            UserOp::Stg { ptr, tag } => (format!("STG {ptr}, tag {tag}"), ptr),
+        };
+        self.log_push(&[Key::page(mm, ptr.untagged())], text);
+    }
+}

@@ -1,0 +1,154 @@
+//! Tasks: the loop that runs step tables.
+//!
+//! **Models** a thread in the kernel: a stack of frames, each a path with its place and its locals. Run directly, the loop
+//! goes to the end; run by the explorer, every step is a place to switch.
+//!
+//! **Keeps**: all that a running path remembers is in its [`Task`], which can be copied, compared and hashed.
+
+use crate::log::Origin;
+use crate::ops::{Op, OpResult};
+use crate::paths;
+use crate::state::Host;
+use crate::step::{Flow, Io, Locals, Path, PathId};
+
+/// One activation of a path: which table, how far, and its locals.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Frame {
+    pub(crate) path: PathId,
+    pub(crate) pc: u8,
+    pub(crate) l: Locals,
+}
+
+fn position(path: &Path, name: &str) -> u8 {
+    let at = path.steps.iter().position(|s| s.name == name);
+    u8::try_from(at.unwrap_or_else(|| panic!("no step {name:?} in {}", path.name))).expect("short tables")
+}
+
+/// What running one step did to a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// More steps to go.
+    Running,
+    /// The next step waits for a lock; nothing was changed.
+    Blocked,
+    /// The operation is done; its answer stands in the task.
+    Done,
+}
+
+/// An operation under way: a stack of frames.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Task {
+    pub(crate) frames: Vec<Frame>,
+    pub(crate) io: Io,
+}
+
+impl Task {
+    /// The task that carries out `op`.
+    pub fn new(op: Op) -> Self {
+        let mut task = Self {
+            frames: Vec::with_capacity(8),
+            io: Io {
+                actor: op.actor(),
+                op: Op::Nothing,
+                result: OpResult::None,
+            },
+        };
+        task.restart(op);
+        task
+    }
+
+    /// Reuses the task's memory for another operation.
+    pub fn restart(&mut self, op: Op) {
+        let (path, l) = paths::entry(&op);
+        self.frames.clear();
+        self.frames.push(Frame { path, pc: 0, l });
+        self.io.actor = op.actor();
+        self.io.op = op;
+        self.io.result = OpResult::None;
+    }
+
+    /// The answer, once done.
+    pub fn result(&self) -> &OpResult {
+        &self.io.result
+    }
+
+    /// Is the operation finished?
+    pub fn is_done(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Path and step that would run next, e.g. `("user_mem_abort", "mmu_invalidate_retry")`.
+    pub fn next_step(&self, host: &Host) -> Option<(&'static str, &'static str)> {
+        let frame = self.frames.last()?;
+        let path = paths::table(frame.path, &host.policy);
+        Some((path.name, path.steps[usize::from(frame.pc)].name))
+    }
+
+    /// Runs one step.
+    pub fn step(&mut self, host: &mut Host) -> Progress {
+        let Some(frame) = self.frames.last_mut() else {
+            return Progress::Done;
+        };
+        let path = paths::table(frame.path, &host.policy);
+        let step = &path.steps[usize::from(frame.pc)];
+        host.log.origin = Origin {
+            actor: self.io.actor,
+            path: path.name,
+            step: step.name,
+        };
+        match (step.run)(host, &mut frame.l, &mut self.io) {
+            Flow::Next if usize::from(frame.pc) + 1 == path.steps.len() => self.pop(0),
+            Flow::Next => frame.pc += 1,
+            Flow::To(name) => frame.pc = position(path, name),
+            Flow::Call(callee, l) => {
+                frame.pc += 1;
+                self.frames.push(Frame { path: callee, pc: 0, l });
+            }
+            Flow::Tail(callee, l) => *frame = Frame { path: callee, pc: 0, l },
+            Flow::Blocked => return Progress::Blocked,
+            Flow::Return(value) => self.pop(value),
+        }
+        self.return_from_finished(host);
+        if self.frames.is_empty() {
+            Progress::Done
+        } else {
+            Progress::Running
+        }
+    }
+
+    /// A path may end in a call: its caller then gets the callee's value.
+    fn return_from_finished(&mut self, host: &Host) {
+        while let Some(frame) = self.frames.last()
+            && usize::from(frame.pc) == paths::table(frame.path, &host.policy).steps.len()
+        {
+            self.pop(frame.l.ret);
+        }
+    }
+
+    /// Returns `value` to the caller.
+    fn pop(&mut self, value: i64) {
+        let Some(done) = self.frames.pop() else { return };
+        let Some(caller) = self.frames.last_mut() else {
+            if self.io.result == OpResult::None {
+                self.io.result = OpResult::from_ret(value);
+            }
+            return;
+        };
+        caller.l.ret = value;
+        caller.l.out = done.l.out;
+    }
+
+    /// Runs to the end. Alone nobody can hold a lock for ever, so a blocked step is a deadlock: a bug.
+    ///
+    /// # Panics
+    /// When a step blocks.
+    pub fn run(&mut self, host: &mut Host) {
+        loop {
+            match self.step(host) {
+                Progress::Running => {}
+                Progress::Done => return,
+                Progress::Blocked => panic!("deadlock: {:?} waits with nobody else running", self.next_step(host)),
+            }
+        }
+    }
+}
