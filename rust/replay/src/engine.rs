@@ -29,6 +29,9 @@ pub const GUEST_BASE: u64 = 0x4000_0000;
 /// The host checks accesses of up to 255 bytes; larger ones go in pieces that share no granule.
 const PIECE: u64 = 128;
 
+/// Accesses of a block. Enough to overlap misses, few enough that the passes' arrays stay in the first cache.
+const BLOCK: usize = 128;
+
 /// What of a replay is the caller's choice, besides the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -271,47 +274,71 @@ impl Engine {
     }
 
     /// The loop. What was done is in `tally` also when an event could not be.
+    ///
+    /// Simple accesses go in blocks, and each block in passes over its rows: pointers, translations, tags. A
+    /// pass is short, so the processor overlaps the cache misses of many rows, which is most of what random
+    /// accesses cost. Only heap events change pointers, and none is inside a block.
     fn rows(&mut self, batch: &Batch<'_>, tally: &mut Tally) -> Result<(), Stop> {
         let first = self.counters.events;
-        for (op, size, addr) in batch.columns() {
-            let end = addr % PAGE_SIZE + u64::from(size);
-            let write = op == Op::Store as u8;
-            // The common case first: an access inside one page.
-            if op <= Op::Store as u8 && size > 0 && end <= PAGE_SIZE && addr < ADDR_LIMIT {
-                self.access(first + tally.rows, addr, size, write)?;
-                tally.count(addr, size, write);
-            } else {
-                let event = batch.get(tally.rows as usize).map_err(Stop::Record)?;
+        let mut pointers = [0; BLOCK];
+        while (tally.rows as usize) < batch.len() {
+            let row = tally.rows as usize;
+            let simple = simple_accesses(&batch.slice(row, BLOCK));
+            if simple.is_empty() {
+                let event = batch.get(row).map_err(Stop::Record)?;
                 match event.op {
                     Op::Load | Op::Store => {
                         self.access_across(first + tally.rows, event)?;
-                        tally.count(addr, size, write);
+                        tally.count(&batch.slice(row, 1));
                     }
-                    _ => self.heap_event(event)?,
+                    _ => {
+                        self.heap_event(event)?;
+                        tally.rows += 1;
+                    }
                 }
+            } else {
+                self.block(first, &simple, &mut pointers, tally)?;
             }
-            tally.rows += 1;
         }
         Ok(())
     }
 
-    /// An access inside one page.
-    #[inline]
-    fn access(&mut self, event: u64, addr: u64, size: u32, write: bool) -> Result<(), Stop> {
-        let page = self.layout.page(addr >> PAGE_SHIFT)?;
-        let tag = self.layout.pointer_tag(page, addr);
-        let pointer = pointer(page, addr, tag);
-        if u64::from(size) <= PIECE && self.machine.guest_check(self.vcpu, pointer, size, write) == Checked::Ok {
-            return Ok(());
+    /// Accesses that are all simple, at most [`BLOCK`].
+    fn block(
+        &mut self,
+        first: u64,
+        batch: &Batch<'_>,
+        pointers: &mut [u64; BLOCK],
+        tally: &mut Tally,
+    ) -> Result<(), Stop> {
+        let (op, size, addr) = batch.as_slices();
+        let mut placed = 0;
+        let mut full = None;
+        for (into, &addr) in pointers.iter_mut().zip(addr) {
+            match self.layout.page(addr >> PAGE_SHIFT) {
+                Ok(page) => *into = pointer(page.guest(), addr, self.layout.pointer_tag(page, addr)),
+                Err(error) => {
+                    full = Some(error);
+                    break;
+                }
+            }
+            placed += 1;
         }
-        self.access_across(
-            event,
-            Event {
-                addr,
-                size,
-                op: if write { Op::Store } else { Op::Load },
-            },
-        )
+        let mut done = 0;
+        while done < placed {
+            let rest = done..placed;
+            let (pointers, size, op) = (&pointers[rest.clone()], &size[rest.clone()], &op[rest]);
+            let hits = self.machine.guest_check_hits(self.vcpu, pointers, size, op);
+            tally.count(&batch.slice(done, hits));
+            done += hits;
+            if done < placed {
+                let access = batch.get(done).map_err(Stop::Record)?;
+                self.access_across(first + tally.rows, access)?;
+                tally.count(&batch.slice(done, 1));
+                done += 1;
+            }
+        }
+        full.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// An access of any extent, in pieces, all through the pointer that its first byte is reached by.
@@ -328,7 +355,7 @@ impl Engine {
                 let piece = (start + bytes - at).min(PIECE - at % PIECE);
                 match self
                     .machine
-                    .guest_check(self.vcpu, pointer(page, at, logical), piece as u32, write)
+                    .guest_check(self.vcpu, pointer(page.guest(), at, logical), piece as u32, write)
                 {
                     Checked::Ok => at += piece,
                     Checked::TagMismatch { far } => {
@@ -409,15 +436,35 @@ impl Engine {
             if let Some(tag) = paint.pointer {
                 let first = (start % PAGE_SIZE / GRANULE_SIZE) as usize;
                 let count = (bytes / GRANULE_SIZE) as usize;
-                self.layout.set_pointer_tags(page, first, count, tag);
+                self.layout.set_pointer_tags(page.guest(), first, count, tag);
             }
             if let Some(tag) = paint.memory {
                 self.machine
-                    .guest_set_tags(self.vcpu, pointer(page, start, tag), bytes)?;
+                    .guest_set_tags(self.vcpu, pointer(page.guest(), start, tag), bytes)?;
             }
         }
         Ok(())
     }
+}
+
+/// An access inside one page that the host checks in one piece. Without branches, so that it is many at once.
+#[inline]
+fn is_simple(op: u8, size: u32, addr: u64) -> bool {
+    let (offset, size) = (addr % PAGE_SIZE, u64::from(size));
+    (op <= Op::Store as u8)
+        & (size.wrapping_sub(1) < PIECE)
+        & (offset + size <= PAGE_SIZE)
+        & (addr < ADDR_LIMIT)
+}
+
+/// The simple accesses that a batch begins with.
+#[inline]
+fn simple_accesses<'a>(batch: &Batch<'a>) -> Batch<'a> {
+    if batch.columns().fold(true, |all, (op, size, addr)| all & is_simple(op, size, addr)) {
+        return *batch;
+    }
+    let first_other = batch.columns().position(|(op, size, addr)| !is_simple(op, size, addr));
+    batch.slice(0, first_other.unwrap_or(0))
 }
 
 /// What one call of the loop has done.
@@ -430,12 +477,20 @@ struct Tally {
 }
 
 impl Tally {
+    /// Counts accesses that were made.
     #[inline]
-    fn count(&mut self, addr: u64, size: u32, write: bool) {
-        let last = addr + u64::from(size) - 1;
-        self.tag_checks += last / GRANULE_SIZE - addr / GRANULE_SIZE + 1;
-        self.stores += u64::from(write);
-        self.loads += u64::from(!write);
+    fn count(&mut self, accesses: &Batch<'_>) {
+        let (mut stores, mut tag_checks) = (0, 0);
+        for (op, size, addr) in accesses.columns() {
+            let last = addr + u64::from(size) - 1;
+            tag_checks += last / GRANULE_SIZE - addr / GRANULE_SIZE + 1;
+            stores += u64::from(op);
+        }
+        let rows = accesses.len() as u64;
+        self.rows += rows;
+        self.stores += stores;
+        self.loads += rows - stores;
+        self.tag_checks += tag_checks;
     }
 }
 

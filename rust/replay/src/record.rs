@@ -181,6 +181,11 @@ impl<'a> Batch<'a> {
         judge(row, self.op[row], self.size[row], self.addr[row])
     }
 
+    /// The raw columns, not judged: operations, sizes, addresses.
+    pub fn as_slices(&self) -> (&'a [u8], &'a [u32], &'a [u64]) {
+        (self.op, self.size, self.addr)
+    }
+
     /// The raw rows in order, not judged: (operation, size, address).
     #[inline]
     pub fn columns(&self) -> impl Iterator<Item = (u8, u32, u64)> + use<'a> {
