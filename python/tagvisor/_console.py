@@ -5,6 +5,8 @@ Models nothing. Invariant: colour is never the only sign, so a pipe or a log sho
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -35,8 +37,14 @@ __all__ = [
     "replay_with_progress",
 ]
 
-ROOMY = 150
+WIDE = 150
+"""Columns from which a policy of the matrix is one line; assumed where there is no terminal."""
+
+ROOMY = 190
 """Columns from which there is room for titles and notes."""
+
+SHORT = len("tags leaked")
+"""A verdict up to this long is never wrapped."""
 
 _STYLES = {
     Verdict.HOLDS: "green",
@@ -69,27 +77,38 @@ MISMATCHES_SHOWN = 5
 
 
 def console() -> Console:
-    """Standard output, as it is now."""
-    return Console(highlight=False, soft_wrap=False)
+    """Standard output, as it is now; a file or a pipe is as wide as the widest table wants."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, width=None if narrow else WIDE)
 
 
 def print_matrix(matrix: Matrix) -> None:
     """Policy against sequence."""
     out = console()
-    roomy = out.width >= ROOMY
-    gap = (0, 1) if roomy else (0, 0)
-    table = Table(box=SIMPLE_HEAD, header_style="bold", pad_edge=False, padding=gap)
+    wide, roomy = out.width >= WIDE, out.width >= ROOMY
+    gap = (0, 1) if wide else (0, 0)
+    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=gap, show_edge=False)
     table.add_column("policy", no_wrap=True)
-    for sequence in matrix.sequences:
-        table.add_column(sequence.title if roomy else sequence.id.replace("-", " "), min_width=10)
+    for sequence, column in zip(matrix.sequences, zip(*matrix.cells, strict=True), strict=True):
+        if roomy:
+            table.add_column(sequence.title, no_wrap=True)
+        else:
+            title = sequence.id.replace("-", " ")
+            width = None if wide else max(map(_narrowest, [title, *(c.verdict for c in column)]))
+            table.add_column(title, width=width, no_wrap=wide)
     group = ""
     for row, cells in matrix.by_row():
         if group and row.group != group:
             table.add_section()
         group = row.group
-        label = row.label if roomy else row.label.replace(" ", "\n")
+        label = row.label if wide else row.label.replace(" ", "\n")
         table.add_row(escape(label), *(_cell(cell, noted=roomy) for cell in cells))
     out.print(table)
+
+
+def _narrowest(text: str) -> int:
+    """How narrow a column may get: a short verdict stays on one line, a long one between words."""
+    return len(text) if len(text) <= SHORT else max(map(len, text.split()))
 
 
 def _cell(cell: Cell, *, noted: bool) -> str:

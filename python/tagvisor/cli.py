@@ -32,7 +32,7 @@ __all__ = ["app", "main"]
 EXIT_USER = 2
 EXIT_INTERNAL = 70  # EX_SOFTWARE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_PIPE = 141  # 128 + SIGPIPE
+EXIT_PIPE = 1
 
 app = typer.Typer(
     name="tagvisor",
@@ -412,7 +412,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_USER)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted", EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
     except Exception as error:
         # What the parser raises for a wrong option has no base class that typer exports.
         message = getattr(error, "format_message", None)

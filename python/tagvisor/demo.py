@@ -72,8 +72,8 @@ def view(result: ReplayResult, name: str, seed: int) -> ReplayView:
     limit = "no limit" if result.limit_pages is None else f"at most {result.limit_pages:,}"
     about = (
         f"The loads, stores and heap events of {info.program}, {info.events:,} events on"
-        f" {info.pages:,} pages, recorded by {info.generator}. Each allocation gets a random tag, as"
-        f" Android's allocator gives it; every access is checked. Resident pages: {limit}."
+        f" {info.pages:,} pages, recorded by {info.generator}. Each allocation gets a random tag,"
+        f" as Android's allocator gives it; every access is checked. Resident pages: {limit}."
     )
     return ReplayView(
         trace=name,
