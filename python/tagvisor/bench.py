@@ -1,8 +1,9 @@
 """The built-in benchmarks: how fast this machine runs the model, beside its own native floor.
 
-Each benchmark alternates two loops in one process: the machine's, and the least that any implementation of
-the same operation could do (for a checked access: read the record, look the tag up, compare). Times differ
-from machine to machine; the ratio is what is promised, and each row says which.
+Each benchmark alternates two loops in one process: the machine's, and the least that any
+implementation of the same operation could do (for a checked access: read the record, look the tag
+up, compare). Times differ from machine to machine; the ratio is what is promised, and each row says
+which.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def run(names: Sequence[str] = (), *, seed: int = 1) -> Iterator[BenchRow]:
     """Runs benchmarks, one row at a time.
 
     Args:
-        names: Which; all when empty. A name that ends in a dot's first part, such as ``replay``, stands for
+        names: Which; all when empty. The part before a name's dot, such as ``replay``, stands for
             all of that group.
         seed: Decides addresses and tags.
 

@@ -1,8 +1,8 @@
 """Replaying a recorded program in a guest whose host is under memory pressure.
 
-Every access of the trace goes through the machine: TLB, stage 2, the host's fault path, tag check. The
-program's allocations get tags as Android's allocator gives them, its pages lie in an MTE guest, and the host
-reclaims when fewer pages may be resident than the program touches::
+Every access of the trace goes through the machine: TLB, stage 2, the host's fault path, tag check.
+The program's allocations get tags as Android's allocator gives them, its pages lie in an MTE guest,
+and the host reclaims when fewer pages may be resident than the program touches::
 
     from tagvisor.replay import replay
 
@@ -23,8 +23,7 @@ import numpy as np
 
 from tagvisor import _check, _native
 from tagvisor.errors import ArgumentError, TraceError
-from tagvisor.policy import Policy
-from tagvisor.policy import policy as policy_named
+from tagvisor.policy import Policy, policy as policy_named
 from tagvisor.trace.format import TraceInfo, open_trace
 
 if TYPE_CHECKING:
@@ -37,14 +36,14 @@ __all__ = ["Mismatch", "ReplayProgress", "ReplayResult", "Series", "replay"]
 
 _PAGE = 4096
 _SLACK_PAGES = 16  # a trace's page count is exact; room for one that another tool made
-_MOST_PAGES = 1 << 28  # 1 TiB of guest memory
+_MOST_PAGES = (1 << 27) - 1  # 512 GiB of guest memory
 _SAMPLES = 512
 _U64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """An access whose pointer's tag was not the memory's: a bug of the program, or a tag that was lost."""
+    """An access whose pointer's tag was not the memory's: a bug of the program, or a lost tag."""
 
     event: int
     """The event's number in the trace, from 0."""
@@ -106,7 +105,7 @@ class ReplayResult:
     limit_pages: int | None
     """Pages that were allowed to be resident; None for no limit."""
     counters: Mapping[str, int]
-    """Totals, by name: ``accesses``, ``tag_checks``, ``mismatches``, ``stage2_faults``, ``swap_outs``, ..."""
+    """Totals, by name: ``accesses``, ``mismatches``, ``stage2_faults``, ``swap_outs``, ..."""
     mismatches: tuple[Mismatch, ...]
     """The first hundred."""
     series: Series
@@ -136,14 +135,15 @@ def replay(
 ) -> ReplayResult:
     """Replays a trace.
 
-    Ctrl-C ends the replay, not the program: the result has the figures so far and ``interrupted`` set.
+    Ctrl-C ends the replay, not the program: the result has the figures so far and ``interrupted``
+    set.
 
     Args:
         path: A trace that `tagvisor record` wrote.
         policy: What the host does, by profile or as a value.
         memory: The host's memory; None for as much as the program needs.
-        limit: Pages that may be resident at once, as a control group limits them: a whole number of pages,
-            or a fraction (a float up to 1.0) of the pages that the program touches.
+        limit: Pages that may be resident at once, as a control group limits them: a whole number of
+            pages, or a fraction (a float up to 1.0) of the pages that the program touches.
         seed: Decides the allocations' tags.
         ledger: Judge every step too; slower.
         progress: Called after each batch of events.
@@ -203,7 +203,7 @@ def replay(
 
 
 def _limit(limit: object, pages: int) -> int | None:
-    """The limit in pages, at least the two that the host needs to fault one page while using another."""
+    """The limit in pages; the host needs two, to fault one page while using another."""
     expected = "None, a whole number of pages from 2 on, or a fraction above 0.0 and up to 1.0"
     if limit is None:
         return None

@@ -1,6 +1,7 @@
 """The trace file: one ordered stream of loads, stores and heap events, as Parquet.
 
-A trace is a Parquet file with three columns of fixed width, one row an event, in the program's order:
+A trace is a Parquet file with three columns of fixed width, one row an event, in the program's
+order:
 
 ======== ========== =====================================================================
 column   type       meaning
@@ -11,20 +12,21 @@ column   type       meaning
                     row of a row group, the address itself
 ======== ========== =====================================================================
 
-The address is the first byte accessed, or the pointer that the allocator returned. A realloc has two
-pointers and is two rows: realloc-from with the old pointer, then realloc with the new one. Addresses are
-the program's own, below 2**48 and without tags: replay chooses the tags.
+The address is the first byte accessed, or the pointer that the allocator returned. A realloc has
+two pointers and is two rows: realloc-from with the old pointer, then realloc with the new one.
+Addresses are the program's own, below 2**48 and without tags: replay chooses the tags.
 
-Steps instead of addresses, because programs repeat themselves in loops over different addresses: recordings
-of sqlite3 take 0.35 to 0.41 bytes an event this way with zstd, 0.48 to 1.0 as addresses, and 0.9 to 1.9 as
-addresses in Parquet's own delta encoding, whose bit packing hides the repetition from zstd.
+Steps instead of addresses, because programs repeat themselves in loops over different addresses:
+recordings of sqlite3 take 0.35 to 0.41 bytes an event this way with zstd, 0.48 to 1.0 as addresses,
+and 0.9 to 1.9 as addresses in Parquet's own delta encoding, whose bit packing hides the repetition
+from zstd.
 
 What the file is about stands in its key-value metadata, as one JSON object under ``tagvisor.trace``
-(`TraceInfo`). Row groups hold 2**18 events, so a reader streams; pages carry checksums, so damage is found
-instead of replayed. Any Parquet reader opens it: nothing about the container is our own.
+(`TraceInfo`). Row groups hold 2**18 events, so a reader streams; pages carry checksums, so damage
+is found instead of replayed. Any Parquet reader opens it: nothing about the container is our own.
 
-A file is written under a temporary name beside its target, flushed to the disk and then renamed: at no
-moment does a half-written trace carry the name that was asked for.
+A file is written under a temporary name beside its target, flushed to the disk and then renamed: at
+no moment does a half-written trace carry the name that was asked for.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ import os
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +46,7 @@ import pyarrow.parquet as pq
 from tagvisor.errors import TraceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     import numpy.typing as npt
@@ -131,8 +133,8 @@ class TraceInfo:
 class TraceWriter:
     """Writes a trace; a context manager that leaves either the whole file or none.
 
-    The file appears at `close`. Leaving the ``with`` block without it, by an exception or otherwise,
-    removes what was written.
+    The file appears at `close`. Leaving the ``with`` block without it, by an exception or
+    otherwise, removes what was written.
 
     Args:
         path: The file to write; an existing one is replaced at the end.
@@ -172,6 +174,11 @@ class TraceWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Removes an unfinished file."""
+        if self._writer is not None:
+            # It writes its footer into a file that goes; left to the collector, it would complain.
+            with contextlib.suppress(pa.ArrowException, OSError, ValueError):
+                self._writer.close()
+            self._writer = None
         self._file.close()
         self._partial.unlink(missing_ok=True)
 
@@ -195,7 +202,7 @@ class TraceWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        # mkstemp makes files for their owner only; a trace is as readable as any other file one writes.
+        # mkstemp makes files for their owner only; a trace is as readable as any other file.
         umask = os.umask(0)
         os.umask(umask)
         self._partial.chmod(0o666 & ~umask)
@@ -322,14 +329,17 @@ def _parse_info(path: Path, raw: bytes) -> TraceInfo:
         raise TraceError(str(path), problem, f"version {SCHEMA_VERSION}")
     for constant, value in (("granule", 16), ("page", 4096)):
         if given.get(constant) != value:
-            raise TraceError(str(path), f"{constant}={given.get(constant)!r}", f"{constant}={value}")
-    known = {}
+            raise TraceError(
+                str(path), f"{constant}={given.get(constant)!r}", f"{constant}={value}"
+            )
+    known: dict[str, Any] = {}
     for field in fields(TraceInfo):
-        value = given.get(field.name)
-        if not _FIELD_TYPES[str(field.type)](value):
-            problem = f"its metadata says {field.name}={value!r}"
+        stated = given.get(field.name)
+        if not _FIELD_TYPES[str(field.type)](stated):
+            problem = f"its metadata says {field.name}={stated!r}"
             raise TraceError(str(path), problem, f"{field.name} of type {field.type}")
-        known[field.name] = tuple(value) if field.name == "command" else value
+        known[field.name] = stated
+    known["command"] = tuple(known["command"])
     return TraceInfo(**known)
 
 
@@ -337,12 +347,14 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-_FIELD_TYPES = {
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+_FIELD_TYPES: dict[str, Callable[[object], bool]] = {
     "int": _is_count,
     "int | None": lambda value: value is None or type(value) is int,
     "str": lambda value: isinstance(value, str),
     "bool": lambda value: isinstance(value, bool),
-    "tuple[str, ...]": lambda value: (
-        isinstance(value, list) and all(isinstance(part, str) for part in value)
-    ),
+    "tuple[str, ...]": _is_words,
 }

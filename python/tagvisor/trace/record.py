@@ -1,9 +1,10 @@
 """Recording a real program: its loads, stores and heap events, as one trace.
 
-The program runs under valgrind, whose tool lackey prints every access in order. Its heap is not lackey's
-business, so a small wrapper of the malloc family (``preload.c`` beside this file, compiled when it is
-needed) is preloaded into the program and reports each call as stores to addresses that nothing else uses:
-heap events and accesses arrive as one stream. The wrapper's first comment has the protocol.
+The program runs under valgrind, whose tool lackey prints every access in order. Its heap is not
+lackey's business, so a small wrapper of the malloc family (``preload.c`` beside this file, compiled
+when it is needed) is preloaded into the program and reports each call as stores to addresses that
+nothing else uses: heap events and accesses arrive as one stream. The wrapper's first comment has
+the protocol.
 
 What is recorded is every access of the program itself, from the dynamic loader's first on. What the
 program's allocator does for itself is left out, because replay puts another allocator in its place;
@@ -59,8 +60,8 @@ class Recording:
     Attributes:
         path: The trace.
         info: What it is about.
-        exit_status: The program's exit status, negative for the signal that ended it, and None when the
-            limit of accesses ended the recording first.
+        exit_status: The program's exit status, negative for the signal that ended it, and None when
+            the limit of accesses ended the recording first.
         seconds: How long it took.
     """
 
@@ -80,9 +81,9 @@ def record(
 ) -> Recording:
     """Runs a program and records its accesses and heap events.
 
-    The program has this process's input, output and environment; its exit status is passed through in the
-    result. The trace appears at ``output`` when the program has ended, and not at all when something fails
-    or the caller is interrupted.
+    The program has this process's input, output and environment; its exit status is passed through
+    in the result. The trace appears at ``output`` when the program has ended, and not at all when
+    something fails or the caller is interrupted.
 
     Args:
         command: The program, looked up in ``PATH``, and its arguments.
@@ -95,7 +96,9 @@ def record(
         RecordError: The program cannot be recorded; the error says what to install or to change.
     """
     if not command:
-        raise RecordError("no program was given", "name it after --: tagvisor record -- PROGRAM ARGS")
+        raise RecordError(
+            "no program was given", "name it after --: tagvisor record -- PROGRAM ARGS"
+        )
     if max_accesses is not None and max_accesses < 1:
         raise RecordError(f"max_accesses={max_accesses}", "record at least one access")
     _check_platform()
@@ -198,7 +201,7 @@ class _Session:
             raise RecordError(f"valgrind could not run the program ({said})", "run it alone first")
         raise RecordError(
             "the program did not load the heap wrapper",
-            "record a dynamically linked program of the GNU C library, not a static or set-user-ID one",
+            "record a dynamically linked program, not a static or set-user-ID one",
         )
 
     def info(
@@ -281,9 +284,10 @@ def _compile_wrapper(scratch: Path) -> Path:
             text=True,
         )
     if built.returncode:
-        lines = [line for line in built.stderr.splitlines() if "error" in line] or ["no reason given"]
+        errors = [line for line in built.stderr.splitlines() if "error" in line]
+        reason = errors[0] if errors else "no reason given"
         raise RecordError(
-            f"cc could not build the heap wrapper ({lines[0]})",
+            f"cc could not build the heap wrapper ({reason})",
             "install the C library's headers, on Debian and Ubuntu with: apt-get install libc6-dev",
         )
     return library
