@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -21,6 +22,7 @@ from tagvisor.policy import knobs, policy, profiles
 from tagvisor.replay import replay
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tagvisor.matrix import Cell, Matrix
@@ -66,14 +68,15 @@ COUNTERS = {
     "swap_ins": "pages swapped in",
     "tag_saves": "pages of tags saved",
     "tag_restores": "pages of tags restored",
-    "saved_tag_bytes": "saved-tag bytes at the end",
+    "saved_tag_bytes": "saved-tag bytes, end",
     "saved_tag_bytes_peak": "saved-tag bytes, peak",
     "page_tag_clears": "pages of tags cleared",
     "notifier_invalidations": "notifier invalidations",
 }
 """The counters that people are shown, in order, and what they are called."""
 
-MISMATCHES_SHOWN = 5
+SHOWN = 5
+"""Of mismatches, and of violations."""
 
 
 def console() -> Console:
@@ -204,12 +207,15 @@ def print_counters(result: ReplayResult) -> None:
     table.add_row("seconds", f"{result.seconds:.2f}")
     table.add_row("accesses/s", f"{result.accesses_per_second:,.0f}")
     out.print(table)
-    for mismatch in result.mismatches[:MISMATCHES_SHOWN]:
-        out.print(str(mismatch), markup=False, soft_wrap=True)
-    more = result.counters["mismatches"] - MISMATCHES_SHOWN
-    if more > 0:
-        out.print(f"and {more:,} more mismatches")
-    for number, summary in result.violations:
-        out.print(f"{number}: {summary}", markup=False, soft_wrap=True)
+    _print_some(out, map(str, result.mismatches), result.counters["mismatches"])
+    violations = (f"{number}: {summary}" for number, summary in result.violations)
+    _print_some(out, violations, len(result.violations))
     if result.interrupted:
         out.print("interrupted: the counters so far")
+
+
+def _print_some(out: Console, lines: Iterable[str], total: int) -> None:
+    for line in islice(lines, SHOWN):
+        out.print(line, markup=False, soft_wrap=True)
+    if total > SHOWN:
+        out.print(f"and {total - SHOWN:,} more")

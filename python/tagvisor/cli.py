@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -90,7 +91,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the fl
         "tagvisor matrix                      policy against sequence, in the terminal",
         "tagvisor policies                    the kernels and decisions the model knows",
         "tagvisor record -- ./program         a real program's accesses and heap events",
-        "tagvisor replay trace.parquet        every access checked, under memory pressure",
+        "tagvisor replay --limit 0.25         a recorded program, under memory pressure",
     )
 )
 def root(
@@ -305,13 +306,18 @@ def record(
 
 @app.command(
     epilog=_examples(
-        "tagvisor replay sqlite3.parquet --limit 0.5              half of its pages resident",
-        "tagvisor replay sqlite3.parquet --limit 300 --ledger     300 pages, every step judged",
-        "tagvisor replay sqlite3.parquet --knob K1=restore --limit 0.5",
+        "tagvisor replay --limit 0.25                      the recorded sqlite3 that ships with it",
+        "tagvisor replay my.parquet --limit 300 --ledger   300 pages resident, every step judged",
+        "tagvisor replay --limit 0.25 --knob K1=restore    what would that save in saved tags?",
     )
 )
 def replay(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="What `tagvisor record` wrote.")],
+    trace: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[TRACE]", help="What `tagvisor record` wrote; a recorded sqlite3 by default."
+        ),
+    ] = None,
     *,
     kernel: KernelOption = "6.12",
     knob: KnobOption = None,
@@ -334,20 +340,21 @@ def replay(
 
     Ctrl-C ends it with the counters so far.
     """
-    from tagvisor import _console  # noqa: PLC0415
+    from tagvisor import _console, demo  # noqa: PLC0415
 
-    done = _console.replay_with_progress(
-        trace,
-        policy=_chosen(kernel, knob),
-        limit=_limit(limit),
-        memory=memory,
-        seed=seed,
-        ledger=ledger,
-    )
+    with demo.shipped_trace() if trace is None else nullcontext(trace) as path:
+        done = _console.replay_with_progress(
+            path,
+            policy=_chosen(kernel, knob),
+            limit=_limit(limit),
+            memory=memory,
+            seed=seed,
+            ledger=ledger,
+        )
     if as_json:
         about = {"policy": done.policy.name, "seed": seed, "limit_pages": done.limit_pages}
         speed = {"seconds": round(done.seconds, 3), "interrupted": done.interrupted}
-        typer.echo(json.dumps({"trace": str(trace), **about, **done.counters, **speed}))
+        typer.echo(json.dumps({"trace": path.name, **about, **done.counters, **speed}))
     else:
         _console.print_counters(done)
     if done.interrupted:

@@ -16,12 +16,13 @@ from tagvisor.matrix import matrix
 from tagvisor.report import ReplayView, write
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from tagvisor.matrix import Matrix
     from tagvisor.replay import ReplayResult
 
-__all__ = ["TRACE", "demo", "view"]
+__all__ = ["TRACE", "demo", "shipped_trace", "view"]
 
 TRACE = "sqlite3-churn.parquet"
 """The trace that ships with the package."""
@@ -31,6 +32,11 @@ RESIDENT = 0.25
 """The part of the program's pages that the host may keep resident."""
 
 SEED = 1
+
+
+def shipped_trace() -> AbstractContextManager[Path]:
+    """The trace that ships with the package, as a file."""
+    return as_file(files("tagvisor") / "data" / TRACE)
 
 
 def demo(output: Path) -> None:
@@ -48,7 +54,7 @@ def demo(output: Path) -> None:
     _console.print_matrix(played)
     _print_findings(played)
     out.print("\n[bold]2. A real program in a guest under host memory pressure[/bold]\n")
-    with as_file(files("tagvisor") / "data" / TRACE) as trace:
+    with shipped_trace() as trace:
         result = _console.replay_with_progress(trace, policy=POLICY, limit=RESIDENT, seed=SEED)
     _console.print_counters(result)
     if result.interrupted:

@@ -159,6 +159,23 @@ def test_replay_prints_counters_for_people_and_programs(trace: Path) -> None:
     assert row["swap_outs"] > 0
 
 
+def test_replay_has_a_trace_of_its_own() -> None:
+    row = json.loads(tagvisor("replay", "--limit", "0.25", "--json").stdout)
+
+    assert row["trace"] == "sqlite3-churn.parquet"
+    assert row["accesses"] >= 1_000_000
+    assert row["mismatches"] == 0
+
+
+def test_the_ledger_judges_a_replay_and_says_what_it_saw() -> None:
+    replayed = ("replay", "--limit", "0.25", "--ledger")
+
+    lost = tagvisor(*replayed, "--knob", "K1=restore")
+
+    assert "P6: mte_pages[" in lost.stdout
+    assert "P6" not in tagvisor(*replayed).stdout
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [

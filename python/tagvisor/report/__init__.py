@@ -93,6 +93,7 @@ def html(matrix: Matrix, replay: ReplayView | None, *, version: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters["thousands"] = "{:,}".format
+    environment.filters["code"] = _code
     by_cell = counterexamples(matrix)
     plot = ""
     if replay is not None and replay.accesses:
@@ -110,6 +111,17 @@ def html(matrix: Matrix, replay: ReplayView | None, *, version: str) -> str:
         version=version,
         base=linux(BASE).name,
     )
+
+
+def _code(text: str) -> str:
+    """Escaped text in which what stands between backquotes is code."""
+    from markupsafe import Markup  # noqa: PLC0415
+
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backquote without its other half is a character like any
+        return text
+    code = Markup("<code>{}</code>").format
+    return Markup("").join(code(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _groups(matrix: Matrix) -> list[tuple[str, list[tuple[Row, tuple[Cell, ...]]]]]:
