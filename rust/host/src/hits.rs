@@ -64,7 +64,7 @@ fn check_run(tags: &[PageTags], frames: &[u32], pointers: &[u64], sizes: &[u32])
         debug_assert!(bytes > 0 && first + bytes <= PAGE_SIZE, "an access inside one page");
         let last = first + bytes - 1;
         // The outer granules' tags and the pointer's, two to a byte: bits above the low four are somebody else's.
-        let tag_at = |offset: u64| page[(offset / 32 % 128) as usize] >> (offset / 4 & 4);
+        let tag_at = |offset: u64| page[(offset / 32 % 128) as usize] >> (offset / GRANULE_SIZE % 2 * 4);
         let tag = Va(ptr).tag().get();
         if ((tag_at(first) ^ tag) | (tag_at(last) ^ tag)) & 0xf != 0 {
             break;

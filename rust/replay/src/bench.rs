@@ -97,32 +97,34 @@ pub fn run(name: &str, seed: u64) -> Option<Row> {
         "mem.fill" => mem_fill(),
         _ => stage2_fault(seed),
     };
-    Some(Row { benchmark, ours_ns, floor_ns })
+    Some(Row {
+        benchmark,
+        ours_ns,
+        floor_ns,
+    })
 }
 
 /// Alternates ours and floor; the median time of each over `operations`, in nanoseconds.
-fn interleave(
-    operations: u64,
-    mut ours: impl FnMut() -> f64,
-    mut floor: impl FnMut() -> f64,
-) -> (f64, f64) {
-    let mut times = [[0.0; ROUNDS]; 2];
-    for round in 0..ROUNDS {
-        times[0][round] = ours();
-        times[1][round] = floor();
-    }
-    let [ours, floor] = times.map(|mut side| {
-        side.sort_unstable_by(f64::total_cmp);
-        side[ROUNDS / 2] / operations as f64
-    });
-    (ours, floor)
+fn interleave(operations: u32, mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64) -> (f64, f64) {
+    let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (ours(), floor())).collect();
+    let (ours, floor) = rounds.into_iter().unzip();
+    let median = |mut times: Vec<f64>| {
+        times.sort_unstable_by(f64::total_cmp);
+        times[ROUNDS / 2] / f64::from(operations)
+    };
+    (median(ours), median(floor))
 }
 
 /// Nanoseconds that `work` takes.
 fn time<T>(work: impl FnOnce() -> T) -> f64 {
     let start = Instant::now();
     black_box(work());
-    start.elapsed().as_nanos() as f64
+    start.elapsed().as_secs_f64() * 1e9
+}
+
+/// `work`, with a clock around each call.
+fn timed(mut work: impl FnMut()) -> impl FnMut() -> f64 {
+    move || time(&mut work)
 }
 
 /// A machine with room for everything, as fast as it goes: no ledger, no log, a TLB that covers the region.
@@ -134,7 +136,12 @@ pub fn roomy_engine(guest_pages: u32, seed: u64) -> Engine {
         tlb_bits: 16,
         ..Config::default()
     };
-    let options = Options { guest_pages, limit: None, seed, sample_every: 0 };
+    let options = Options {
+        guest_pages,
+        limit: None,
+        seed,
+        sample_every: 0,
+    };
     Engine::boot(&config, options).expect("the benchmark's machine is one that can be")
 }
 
@@ -164,10 +171,16 @@ impl Checked {
         let mut allocations = Columns::default();
         for at in (0..REGION).step_by(CHUNK as usize) {
             // The chunk's first granule is its header; the loads keep off it.
-            let event = Event { op: Op::Malloc, size: (CHUNK - 16) as u32, addr: HEAP + at + 16 };
+            let event = Event {
+                op: Op::Malloc,
+                size: (CHUNK - 16) as u32,
+                addr: HEAP + at + 16,
+            };
             allocations.push(event);
         }
-        engine.step(allocations.as_batch()).expect("a heap of 64 MiB fits the guest");
+        engine
+            .step(allocations.as_batch())
+            .expect("a heap of 64 MiB fits the guest");
 
         let chunk_tag = |at: u64| at / CHUNK % 15 + 1;
         let pages_per_chunk = (CHUNK / PAGE_SIZE) as usize;
@@ -179,10 +192,23 @@ impl Checked {
         for i in 0..REGION / 8 {
             let at = place(&mut rng, i);
             let at = if at % CHUNK < 16 { at + 16 } else { at };
-            ours.push(Event { op: Op::Load, size: 8, addr: HEAP + at });
-            floor.push(Event { op: Op::Load, size: 8, addr: chunk_tag(at) << 56 | at });
+            ours.push(Event {
+                op: Op::Load,
+                size: 8,
+                addr: HEAP + at,
+            });
+            floor.push(Event {
+                op: Op::Load,
+                size: 8,
+                addr: chunk_tag(at) << 56 | at,
+            });
         }
-        Self { engine, flat, ours, floor }
+        Self {
+            engine,
+            flat,
+            ours,
+            floor,
+        }
     }
 
     /// Number of loads.
@@ -204,7 +230,7 @@ impl Checked {
 }
 
 fn checked(setting: Checked) -> (f64, f64) {
-    let loads = setting.loads();
+    let loads = setting.loads() as u32;
     let setting = std::cell::RefCell::new(setting);
     interleave(
         loads,
@@ -220,15 +246,23 @@ fn heap_colour(seed: u64) -> (f64, f64) {
     let (mut allocate, mut release) = (Columns::default(), Columns::default());
     for i in 0..CHUNKS {
         let addr = HEAP + 16 + i * (SIZE + 16);
-        allocate.push(Event { op: Op::Malloc, size: SIZE as u32, addr });
-        release.push(Event { op: Op::Free, size: 0, addr });
+        allocate.push(Event {
+            op: Op::Malloc,
+            size: SIZE as u32,
+            addr,
+        });
+        release.push(Event {
+            op: Op::Free,
+            size: 0,
+            addr,
+        });
     }
     engine.step(allocate.as_batch()).expect("the heap fits the guest");
     let granules = CHUNKS * (SIZE / 16);
     let mut flat = FlatTags::new((granules * 16 / PAGE_SIZE) as usize, |_| 0);
     // A release colours the same granules once; allocating again is left out of the clock.
     interleave(
-        granules,
+        granules as u32,
         || {
             let taken = time(|| engine.step(release.as_batch()).map(|counters| counters.frees));
             engine.step(allocate.as_batch()).expect("the heap fits the guest");
@@ -240,13 +274,14 @@ fn heap_colour(seed: u64) -> (f64, f64) {
 
 fn mem_fill() -> (f64, f64) {
     const PAGES: usize = 16384;
-    let mut ours = vec![PageTags::ZERO; PAGES];
+    let mut pages = vec![PageTags::ZERO; PAGES];
     let mut flat = FlatTags::new(PAGES, |_| 0);
-    interleave(
-        PAGES as u64,
-        || time(|| ours.iter_mut().for_each(|page| black_box(page).fill(black_box(Tag::new(7))))),
-        || time(|| flat.fill(black_box(7))),
-    )
+    let ours = || {
+        for page in &mut pages {
+            black_box(page).fill(black_box(Tag::new(7)));
+        }
+    };
+    interleave(PAGES as u32, timed(ours), timed(|| flat.fill(black_box(7))))
 }
 
 fn stage2_fault(seed: u64) -> (f64, f64) {
@@ -254,10 +289,14 @@ fn stage2_fault(seed: u64) -> (f64, f64) {
     let engine = roomy_engine(PAGES as u32, seed);
     let mut touches = Columns::default();
     for page in 0..PAGES {
-        touches.push(Event { op: Op::Store, size: 8, addr: HEAP + page * PAGE_SIZE });
+        touches.push(Event {
+            op: Op::Store,
+            size: 8,
+            addr: HEAP + page * PAGE_SIZE,
+        });
     }
     interleave(
-        PAGES,
+        PAGES as u32,
         || {
             let mut fresh = engine.clone();
             time(|| fresh.step(touches.as_batch()).map(|counters| counters.stage2_faults))

@@ -405,12 +405,11 @@ impl Engine {
             Op::Realloc => {
                 self.counters.reallocs += 1;
                 // A resize of nothing known is an allocation.
-                match self.realloc_from.take() {
-                    Some(old) => self.heap.realloc(old, addr, size, &mut paints),
-                    None => {
-                        self.heap.malloc(addr, size, &mut paints);
-                        Ok(())
-                    }
+                if let Some(old) = self.realloc_from.take() {
+                    self.heap.realloc(old, addr, size, &mut paints)
+                } else {
+                    self.heap.malloc(addr, size, &mut paints);
+                    Ok(())
                 }
             }
             Op::Load | Op::Store => unreachable!("accesses are no heap events"),
@@ -447,20 +446,21 @@ impl Engine {
     }
 }
 
-/// An access inside one page that the host checks in one piece. Without branches, so that it is many at once.
+/// An access inside one page that the host checks in one piece.
 #[inline]
+#[allow(clippy::needless_bitwise_bool)] // without branches the loop over it becomes vector instructions
 fn is_simple(op: u8, size: u32, addr: u64) -> bool {
     let (offset, size) = (addr % PAGE_SIZE, u64::from(size));
-    (op <= Op::Store as u8)
-        & (size.wrapping_sub(1) < PIECE)
-        & (offset + size <= PAGE_SIZE)
-        & (addr < ADDR_LIMIT)
+    (op <= Op::Store as u8) & (size.wrapping_sub(1) < PIECE) & (offset + size <= PAGE_SIZE) & (addr < ADDR_LIMIT)
 }
 
 /// The simple accesses that a batch begins with.
 #[inline]
 fn simple_accesses<'a>(batch: &Batch<'a>) -> Batch<'a> {
-    if batch.columns().fold(true, |all, (op, size, addr)| all & is_simple(op, size, addr)) {
+    if batch
+        .columns()
+        .fold(true, |all, (op, size, addr)| all & is_simple(op, size, addr))
+    {
         return *batch;
     }
     let first_other = batch.columns().position(|(op, size, addr)| !is_simple(op, size, addr));
@@ -497,7 +497,8 @@ impl Tally {
 /// The guest's pointer to the program's `addr`, which lies in guest page `page`.
 #[inline]
 fn pointer(page: u32, addr: u64, tag: Tag) -> u64 {
-    GUEST_BASE + (u64::from(page) << PAGE_SHIFT) + addr % PAGE_SIZE | u64::from(tag.get()) << 56
+    let address = GUEST_BASE + (u64::from(page) << PAGE_SHIFT) + addr % PAGE_SIZE;
+    address | (u64::from(tag.get()) << 56)
 }
 
 #[cfg(test)]

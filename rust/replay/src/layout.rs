@@ -101,9 +101,17 @@ impl Layout {
         let region = vpn >> LEAF_BITS;
         let slot = (region % CACHED_LEAVES as u64) as usize;
         let (cached, leaf) = self.cache[slot];
-        let leaf = if cached == region { leaf } else { self.leaf(region, slot) };
+        let leaf = if cached == region {
+            leaf
+        } else {
+            self.leaf(region, slot)
+        };
         let placed = self.leaves[leaf as usize][page_in_leaf(vpn)];
-        if placed == Placed::ABSENT { self.assign(leaf, vpn) } else { Ok(placed) }
+        if placed == Placed::ABSENT {
+            self.assign(leaf, vpn)
+        } else {
+            Ok(placed)
+        }
     }
 
     /// Where the program's page `vpn` lies, if it was touched.
@@ -121,9 +129,9 @@ impl Layout {
     /// The logical tag of pointers to the granule of `addr`, which lies in the page that is `placed` so.
     #[inline]
     pub fn pointer_tag(&self, placed: Placed, addr: u64) -> Tag {
-        placed.uniform().unwrap_or_else(|| {
-            self.pointers[placed.guest() as usize].get((addr >> 4 & 0xff) as usize)
-        })
+        placed
+            .uniform()
+            .unwrap_or_else(|| self.pointers[placed.guest() as usize].get((addr >> 4 & 0xff) as usize))
     }
 
     /// Sets the logical tags of granules `first..first + count` of a guest page.
@@ -199,9 +207,9 @@ mod tests {
     #[test]
     fn pages_are_numbered_in_order_of_first_touch() {
         let mut layout = Layout::new(10);
-        assert_eq!(layout.page(0x7fff_ffff_f).map(Placed::guest), Ok(0));
+        assert_eq!(layout.page(0x7_ffff_ffff).map(Placed::guest), Ok(0));
         assert_eq!(layout.page(0x108).map(Placed::guest), Ok(1));
-        assert_eq!(layout.page(0x7fff_ffff_f).map(Placed::guest), Ok(0));
+        assert_eq!(layout.page(0x7_ffff_ffff).map(Placed::guest), Ok(0));
         assert_eq!(layout.program_page(1), Some(0x108));
         assert_eq!(layout.mapped(0x108).map(Placed::guest), Some(1));
         assert_eq!(layout.mapped(0x109), None);
@@ -222,7 +230,11 @@ mod tests {
         let stride = (CACHED_LEAVES * LEAF_PAGES) as u64;
         for round in 0..3 {
             for i in 0..5 {
-                assert_eq!(layout.page(i * stride).map(Placed::guest), Ok(i as u32), "round {round}");
+                assert_eq!(
+                    layout.page(i * stride).map(Placed::guest),
+                    Ok(i as u32),
+                    "round {round}"
+                );
             }
         }
     }
