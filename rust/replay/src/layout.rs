@@ -64,7 +64,7 @@ pub struct Layout {
     leaves: Vec<[Placed; LEAF_PAGES]>,
     regions: FxHashMap<u64, u32>,
     /// Recently used leaves, direct mapped by region: (region, leaf).
-    cache: Vec<(u64, u32)>,
+    cache: Box<[(u64, u32); CACHED_LEAVES]>,
     /// Logical tags by guest page.
     pointers: Vec<PageTags>,
     /// The program's page by guest page.
@@ -78,7 +78,7 @@ impl Layout {
         Self {
             leaves: Vec::new(),
             regions: FxHashMap::default(),
-            cache: vec![(u64::MAX, 0); CACHED_LEAVES],
+            cache: Box::new([(u64::MAX, 0); CACHED_LEAVES]),
             pointers: Vec::new(),
             pages: Vec::new(),
             capacity: capacity.min(MOST_PAGES),

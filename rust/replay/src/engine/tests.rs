@@ -280,3 +280,21 @@ proptest! {
         prop_assert_eq!(roomy.mismatches(), tight.mismatches());
     }
 }
+
+#[test]
+fn a_hit_is_what_a_single_check_would_pass_inner_granules_included() {
+    let mut engine = engine(None);
+    replay(&mut engine, &[(Op::Store, HEAP, 8)]);
+    let (vcpu, base) = (engine.vcpu, GUEST_BASE);
+    let tagged = |tag: u64, offset: u64| (base + offset) | (tag << 56);
+    engine.machine.guest_set_tags(vcpu, tagged(5, 0), 64).unwrap();
+    engine.machine.guest_set_tags(vcpu, tagged(6, 16), 16).unwrap();
+    for (offset, size) in [(0, 16), (0, 17), (0, 48), (8, 40), (32, 32), (40, 8), (15, 1), (63, 2)] {
+        for tag in [5, 6] {
+            let pointer = tagged(tag, offset);
+            let hits = engine.machine.guest_check_hits(vcpu, &[pointer], &[size], &[0]);
+            let checked = engine.machine.guest_check(vcpu, pointer, size, false);
+            assert_eq!(hits == 1, checked == Checked::Ok, "{size} bytes at {offset}, tag {tag}");
+        }
+    }
+}
