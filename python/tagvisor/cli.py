@@ -11,8 +11,6 @@ tagvisor itself with 70.
 from __future__ import annotations
 
 import json
-import os
-import sys
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
@@ -33,7 +31,6 @@ __all__ = ["app", "main"]
 EXIT_USER = 2
 EXIT_INTERNAL = 70  # EX_SOFTWARE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
-EXIT_PIPE = 1
 
 app = typer.Typer(
     name="tagvisor",
@@ -405,16 +402,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         result = app(args=None if argv is None else list(argv), standalone_mode=False)
-        sys.stdout.flush()
     except InternalError as fault:
         return _complain(f"internal error: {fault}; please report it", EXIT_INTERNAL)
     except TagvisorError as mistake:
         return _complain(str(mistake), EXIT_USER)
-    except BrokenPipeError:
-        # Whoever read us has left, as `head` does. Python would complain again when it flushes at
-        # exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _complain(f"{where}{error.strerror or error}", EXIT_USER)
