@@ -247,9 +247,11 @@ class Trace:
             TraceError: The data is damaged.
         """
         with _reading(self.path), self.path.open("rb") as file:
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            # No threads and no reading ahead: three columns gain nothing from them, and a reader that
+            # is left in the middle, by Ctrl-C for one, leaves no thread behind at exit.
+            parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
             for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group).combine_chunks()
+                table = parquet.read_row_group(group, use_threads=False).combine_chunks()
                 op, size, step = (table.column(name).to_numpy() for name in _SCHEMA.names)
                 yield Columns(op, size, np.cumsum(step, dtype=np.int64).view(np.uint64))
 
@@ -276,7 +278,7 @@ def open_trace(path: str | os.PathLike[str]) -> Trace:
     _check_container(path)
     try:
         with path.open("rb") as file:
-            parquet = pq.ParquetFile(file)
+            parquet = pq.ParquetFile(file, pre_buffer=False)
             schema, metadata = parquet.schema_arrow, parquet.metadata
     except (pa.ArrowException, OSError) as error:
         raise TraceError(str(path), "truncated or damaged: no Parquet footer", _EXPECTED) from error
