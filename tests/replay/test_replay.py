@@ -189,6 +189,7 @@ def test_a_double_free_is_counted(tmp_path: Path) -> None:
     assert (counters["frees"], counters["invalid_frees"]) == (1, 1)
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_ends_within_100_ms_with_the_figures_so_far(tmp_path: Path) -> None:
     # Two pages resident: almost every event swaps, the slowest there is.
     path = long_trace(tmp_path / "t.parquet")
@@ -211,6 +212,7 @@ def test_ctrl_c_ends_within_100_ms_with_the_figures_so_far(tmp_path: Path) -> No
     assert result.counters["mismatches"] == 0
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_in_the_callers_progress_is_the_same(shipped: Path) -> None:
     told: list[ReplayProgress] = []
 

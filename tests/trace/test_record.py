@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +18,6 @@ import pytest
 from tagvisor.errors import RecordError
 from tagvisor.trace.format import Columns, open_trace
 from tagvisor.trace.record import RecordProgress, record
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LOAD, STORE, MALLOC, FREE, REALLOC_FROM, REALLOC = range(6)
 MARK = 1_000_003  # a size no library asks for; marks where the program's own calls begin
