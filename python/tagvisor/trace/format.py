@@ -247,8 +247,8 @@ class Trace:
             TraceError: The data is damaged.
         """
         with _reading(self.path), self.path.open("rb") as file:
-            # No threads and no reading ahead: three columns gain nothing from them, and a reader left
-            # in the middle, by Ctrl-C for one, leaves no thread behind at exit.
+            # No threads and no reading ahead: three columns gain nothing from them, and a reader
+            # left in the middle, by Ctrl-C for one, leaves no thread behind at exit.
             parquet = pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False)
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, use_threads=False).combine_chunks()
