@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # `fast` in the inner loop, `thorough` where time is not short. Both draw the same examples on every
 # run: a failure that comes and goes cannot be told from one that was repaired.
@@ -26,3 +31,16 @@ settings.load_profile(os.environ.get("TAGVISOR_HYPOTHESIS", "fast"))
 def repository() -> Path:
     """The root of the source tree."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def keyboard() -> Iterator[None]:
+    """For tests that press Ctrl-C: nothing but the code under test can swallow it.
+
+    A KeyboardInterrupt that lands in a callback of the garbage collector is reported as unraisable
+    and lost. Hypothesis registers such a callback for the rest of the run.
+    """
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    yield
+    gc.callbacks[:] = callbacks

@@ -163,6 +163,7 @@ def test_a_host_with_a_tlb_cannot_be_explored() -> None:
         tv.explore(host, {"vcpu0": [ops.ldg(cpu, IPA)]})
 
 
+@pytest.mark.usefixtures("keyboard")
 def test_ctrl_c_ends_an_exploration() -> None:
     setup = Setup()
     busy = [ops.evict(setup.ram.page(0)), ops.ldg(setup.reader, IPA)] * 20
