@@ -43,19 +43,17 @@ def saved_tag_memory(accesses: Sequence[int], saved_bytes: Sequence[int], title:
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     options = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "tagvisor",
-        "svg.id": None,
+        "svg.fonttype": "none",  # text stays text, in the page's font
+        "svg.hashsalt": "tagvisor",  # ids that are random otherwise
         "font.size": 11,
         "font.family": "sans-serif",
     }
-    known = {name: value for name, value in options.items() if name in mpl.rcParams}
-    with mpl.rc_context(known):  # type: ignore[arg-type]
+    with mpl.rc_context(options):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, accesses, saved_bytes)
         text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(text, format="svg", transparent=True)
     return _for_page(text.getvalue(), title)
 
 
@@ -86,7 +84,6 @@ def _for_page(svg: str, title: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", body)
     body = body.replace("xlink:href=", "href=")
     view_box = re.search(r'viewBox="[^"]*"', body)
     opening = f'<svg role="img" aria-label={quoteattr(title)} {view_box[0] if view_box else ""}>'
