@@ -44,7 +44,9 @@ fn translate_run(tlb: &Tlb, pointers: &[u64], stores: &[u8], frames: &mut [u32; 
     let mut count = 0;
     for ((frame, &ptr), &store) in frames.iter_mut().zip(pointers).zip(stores) {
         let access = if store == 0 { TlbFlags::READ } else { TlbFlags::WRITE };
-        let Some(entry) = tlb.lookup(Va(ptr).untagged().vpn()) else { break };
+        let Some(entry) = tlb.lookup(Va(ptr).untagged().vpn()) else {
+            break;
+        };
         if !entry.flags.contains(access | TlbFlags::TAGGED) {
             break;
         }
