@@ -42,13 +42,14 @@ def saved_tag_memory(accesses: Sequence[int], saved_bytes: Sequence[int], title:
     import matplotlib as mpl  # noqa: PLC0415 - half a second that only reports need
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    options = {
-        "svg.fonttype": "none",  # text stays text, in the page's font
-        "svg.hashsalt": "tagvisor",  # ids that are random otherwise
-        "font.size": 11,
-        "font.family": "sans-serif",
-    }
-    with mpl.rc_context(options):
+    with mpl.rc_context(
+        {
+            "svg.fonttype": "none",  # text stays text, in the page's font
+            "svg.hashsalt": "tagvisor",  # ids are random otherwise
+            "font.size": 11,
+            "font.family": "sans-serif",
+        }
+    ):
         figure = Figure(figsize=(7.2, 3.0), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, accesses, saved_bytes)
