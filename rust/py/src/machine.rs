@@ -78,6 +78,7 @@ impl Machine {
         tlb_bits: u32,
         seed: u64,
     ) -> PyResult<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let swap_kind = match swap_kind {
             "nvme" => SwapKind::Nvme,
             "zram" => SwapKind::Zram,
@@ -97,7 +98,6 @@ impl Machine {
                 tlb_bits,
                 seed,
             };
-            static NEXT: AtomicU64 = AtomicU64::new(0);
             Ok(Self {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 inner: Mutex::new(tagvisor_host::Machine::new(&config)?),
@@ -249,10 +249,7 @@ impl Machine {
 
     /// Close a VM.
     fn destroy_vm(&self, py: Python<'_>, vm: u32) -> PyResult<()> {
-        self.with(py, |machine| {
-            machine.destroy_vm(VmId(vm));
-            Ok(())
-        })
+        self.with(py, |machine| machine.destroy_vm(VmId(vm)).map_err(Refusal::of("close")))
     }
 
     /// `KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)`.
