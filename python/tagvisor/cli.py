@@ -247,7 +247,7 @@ def matrix(
         _console.print_violations(played)
 
 
-@app.command(epilog=_examples("tagvisor demo", "tagvisor demo -o /tmp/tagvisor.html"))
+@app.command(epilog=_examples("tagvisor demo", "tagvisor demo -o tagvisor.html"))
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Where the report goes.")
