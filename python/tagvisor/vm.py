@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tagvisor import _check
-from tagvisor.errors import ArgumentError, LinuxError
+from tagvisor.errors import ArgumentError
 from tagvisor.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -35,7 +35,11 @@ _MAX_PAGES = 1 << 36
 
 
 class Vm:
-    """A virtual machine. Made by :meth:`tagvisor.Process.create_vm`."""
+    """A virtual machine. Made by :meth:`tagvisor.Process.create_vm`.
+
+    Once it is destroyed every method, and every instruction of its vCPUs, raises
+    :class:`tagvisor.LinuxError` with ``EBADF``.
+    """
 
     __slots__ = ("_slots", "alive", "id", "machine", "process")
 
@@ -59,19 +63,13 @@ class Vm:
         slots = ", ".join(f"{slot}: {ipa:#x}" for slot, (ipa, _) in sorted(self._slots.items()))
         return f"<Vm of {self.process.name!r}, memslots {{{slots}}}>"
 
-    def _fd(self, call: str) -> int:
-        """Its number, as long as the VMM has not closed it."""
-        if not self.alive:
-            raise LinuxError("EBADF", call)
-        return self.id
-
     def enable_mte(self) -> None:
         """``KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)``.
 
         Raises:
             LinuxError: ``EINVAL`` once a vCPU exists, or when the host has no MTE to give.
         """
-        self.machine.enable_cap_arm_mte(self._fd("ioctl(KVM_ENABLE_CAP)"))
+        self.machine.enable_cap_arm_mte(self.id)
 
     def vcpu(self) -> Vcpu:
         """``KVM_CREATE_VCPU``.
@@ -79,8 +77,7 @@ class Vm:
         It runs at EL1 with the MMU on, memory Normal Tagged, the top byte ignored and synchronous
         tag checks. Addresses are IPAs: the guest's stage 1 is the identity map.
         """
-        vm = self._fd("ioctl(KVM_CREATE_VCPU)")
-        return Vcpu(self, self.machine.create_vcpu(vm))
+        return Vcpu(self, self.machine.create_vcpu(self.id))
 
     def add_memslot(
         self,
@@ -111,8 +108,6 @@ class Vm:
                 not have behind it.
             ArgumentError: ``backing`` belongs to another process.
         """
-        call = "ioctl(KVM_SET_USER_MEMORY_REGION)"
-        vm = self._fd(call)
         if backing.process is not self.process:
             raise ArgumentError("backing", backing, f"a mapping of the VMM, {self.process!r}")
         if slot is None:
@@ -121,7 +116,7 @@ class Vm:
         start = _check.page_aligned("ipa", ipa, 48)
         address, count = backing.span(first, pages)
         known = _check.integer("flags", flags, 0, DIRTY_LOG | READ_ONLY)
-        self.machine.set_user_memory_region(vm, number, start, address, count, known)
+        self.machine.set_user_memory_region(self.id, number, start, address, count, known)
         self._slots[number] = (start, count)
         return number
 
@@ -131,10 +126,9 @@ class Vm:
         Raises:
             LinuxError: ``EINVAL``, no such slot.
         """
-        vm = self._fd("ioctl(KVM_SET_USER_MEMORY_REGION)")
         number = _check.integer("slot", slot, 0, _U32)
         ipa, _ = self._slots.get(number, (0, 0))
-        self.machine.set_user_memory_region(vm, number, ipa, 0, 0, 0)
+        self.machine.set_user_memory_region(self.id, number, ipa, 0, 0, 0)
         self._slots.pop(number, None)
 
     def copy_tags(
@@ -164,14 +158,13 @@ class Vm:
         Raises:
             LinuxError: KVM refuses.
         """
-        vm = self._fd("ioctl(KVM_ARM_MTE_COPY_TAGS)")
         if not isinstance(buf, np.ndarray) or buf.dtype != np.uint8 or buf.ndim != 1:
             raise ArgumentError("buf", buf, "a one-dimensional numpy array of uint8")
         if not buf.flags.c_contiguous or not buf.flags.writeable:
             raise ArgumentError("buf", buf, "a contiguous and writeable array")
         first, second = reserved
         return self.machine.mte_copy_tags(
-            vm,
+            self.id,
             _check.integer("ipa", ipa, 0, _U64),
             _check.integer("length", length, 0, _U64),
             _check.integer("flags", flags, 0, _U64),
@@ -222,5 +215,5 @@ class Vm:
 
     def destroy(self) -> None:
         """Close the VM: its stage 2 goes, the VMM's memory stays. Its vCPUs cannot run any more."""
-        self.machine.destroy_vm(self._fd("close"))
+        self.machine.destroy_vm(self.id)
         self.alive = False
