@@ -42,15 +42,19 @@ impl Machine {
 #[inline]
 fn translate_run(tlb: &Tlb, pointers: &[u64], stores: &[u8], frames: &mut [u32; RUN]) -> usize {
     let mut count = 0;
+    // Programs stay on a page for a while: the entry of the access before is looked at first.
+    let (mut vpn, mut found, mut flags) = (u64::MAX, 0, TlbFlags::empty());
     for ((frame, &ptr), &store) in frames.iter_mut().zip(pointers).zip(stores) {
         let access = if store == 0 { TlbFlags::READ } else { TlbFlags::WRITE };
-        let Some(entry) = tlb.lookup(Va(ptr).untagged().vpn()) else {
-            break;
-        };
-        if !entry.flags.contains(access | TlbFlags::TAGGED) {
+        if Va(ptr).vpn() != vpn {
+            vpn = Va(ptr).vpn();
+            let Some(entry) = tlb.lookup(vpn) else { break };
+            (found, flags) = (entry.frame, entry.flags);
+        }
+        if !flags.contains(access | TlbFlags::TAGGED) {
             break;
         }
-        *frame = entry.frame;
+        *frame = found;
         count += 1;
     }
     count

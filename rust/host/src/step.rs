@@ -32,6 +32,8 @@ pub(crate) struct Locals {
     /// The fault was a stage-2 permission fault.
     pub(crate) permission: bool,
     pub(crate) device: bool,
+    /// The memslot is read-only (`KVM_MEM_READONLY`).
+    pub(crate) readonly: bool,
     pub(crate) mte_allowed: bool,
     pub(crate) shared: bool,
     pub(crate) pfnmap: bool,

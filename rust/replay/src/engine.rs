@@ -314,14 +314,22 @@ impl Engine {
         let (op, size, addr) = batch.as_slices();
         let mut placed = 0;
         let mut full = None;
+        // Programs stay on a page for a while: the page of the access before is looked at first.
+        let mut here = None;
         for (into, &addr) in pointers.iter_mut().zip(addr) {
-            match self.layout.page(addr >> PAGE_SHIFT) {
-                Ok(page) => *into = pointer(page.guest(), addr, self.layout.pointer_tag(page, addr)),
-                Err(error) => {
-                    full = Some(error);
-                    break;
-                }
-            }
+            let vpn = addr >> PAGE_SHIFT;
+            let page = match here {
+                Some((before, page)) if before == vpn => page,
+                _ => match self.layout.page(vpn) {
+                    Ok(page) => page,
+                    Err(error) => {
+                        full = Some(error);
+                        break;
+                    }
+                },
+            };
+            here = Some((vpn, page));
+            *into = pointer(page.guest(), addr, self.layout.pointer_tag(page, addr));
             placed += 1;
         }
         let mut done = 0;

@@ -79,6 +79,7 @@ fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         l.mm = host.vm(l.vm).mm;
         l.va = slot.hva(l.ipa.gfn());
         l.device = slot.device;
+        l.readonly = slot.flags & SLOT_READONLY != 0;
         host.stats.stage2_faults += 1;
         note!(
             host,
@@ -132,7 +133,8 @@ fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     let pfn = tagvisor_arch::Pfn(l.ret.unsigned_abs());
     l.pfn = Some(pfn);
-    l.writable = l.out == 1;
+    // __gfn_to_pfn_memslot: never writable through a read-only slot, whatever the VMM's PTE allows.
+    l.writable = l.out == 1 && !l.readonly;
     let mte = host.vm(l.vm).mte;
     l.device = match host.policy.untaggable {
         Untaggable::Device | Untaggable::DeviceElseRefuse if host.policy.checked_at.at_fault() || !mte => {

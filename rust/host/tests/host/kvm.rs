@@ -261,6 +261,43 @@ fn a_store_of_tags_to_a_read_only_slot_cannot_be_emulated() {
 }
 
 #[test]
+fn a_read_only_slot_stays_read_only_over_a_writable_page() {
+    let mut g = guest_with(&[]);
+    let ram = g.ram;
+    g.machine.user_store(g.vmm, ram, 8, 1).unwrap();
+    let slot = SlotArgs {
+        id: 2,
+        ipa: Ipa(0x5200_0000),
+        userspace_addr: ram,
+        pages: 1,
+        flags: SLOT_READONLY,
+    };
+    g.machine.set_user_memory_region(g.vm, slot).unwrap();
+    let at = Va(0x5200_0000);
+    assert_eq!(g.machine.guest(g.cpu, GuestOp::Load { ptr: at, size: 8 }), Ok(1));
+
+    let store = g.machine.guest(
+        g.cpu,
+        GuestOp::Store {
+            ptr: at,
+            size: 8,
+            value: 0x35fd,
+        },
+    );
+
+    assert_eq!(
+        store,
+        Err(GuestExit::Mmio {
+            write: true,
+            ipa: Ipa(0x5200_0000),
+            len: 8,
+            value: 0x35fd
+        })
+    );
+    assert_eq!(g.machine.user_load(g.vmm, ram, 8), Ok(1));
+}
+
+#[test]
 fn memory_that_is_gone_or_protected_fails_kvm_run() {
     let mut g = guest_with(&[]);
     let ram = g.ram;
