@@ -89,8 +89,8 @@ impl Machine {
         if self.host.ledger.enabled {
             return false;
         }
-        let pa = entry.pfn.base() + va.page_offset();
-        self.host.mem.set_tag(pa, tag);
+        let frame = entry.frame;
+        self.host.mem.set_frame_tag(frame, ptr.granule(), tag);
         true
     }
 }

@@ -215,6 +215,16 @@ impl PhysMem {
         self.tags[frame as usize].get(granule)
     }
 
+    /// Sets the tag of one granule of a frame: the hot path of a tag store in replay. The frame must lie in memory with tag
+    /// storage; whoever cached its index has seen to that.
+    ///
+    /// # Panics
+    /// If there is no such frame or granule.
+    #[inline]
+    pub fn set_frame_tag(&mut self, frame: u32, granule: usize, tag: Tag) {
+        self.tags[frame as usize].set(granule, tag);
+    }
+
     /// The tags of all frames, by index.
     #[inline]
     pub fn tag_slab(&self) -> &[PageTags] {

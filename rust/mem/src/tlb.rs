@@ -5,7 +5,6 @@
 //! replacement policy. The invariant: an entry is found only under the page number it was filled with.
 
 use bitflags::bitflags;
-use tagvisor_arch::Pfn;
 
 bitflags! {
     /// What a cached translation allows and what the memory is.
@@ -31,8 +30,6 @@ pub struct TlbEntry {
     pub frame: u32,
     /// Permissions and type.
     pub flags: TlbFlags,
-    /// Page frame number.
-    pub pfn: Pfn,
 }
 
 impl TlbEntry {
@@ -40,7 +37,6 @@ impl TlbEntry {
         page: u64::MAX,
         frame: 0,
         flags: TlbFlags::empty(),
-        pfn: Pfn(0),
     };
 }
 
@@ -123,12 +119,7 @@ mod tests {
 
     fn entry(page: u64, frame: u32) -> TlbEntry {
         let flags = TlbFlags::READ | TlbFlags::TAGGED;
-        TlbEntry {
-            page,
-            frame,
-            flags,
-            pfn: Pfn(0x5_0000 + u64::from(frame)),
-        }
+        TlbEntry { page, frame, flags }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! **Keeps**: an instruction either completes or has no effect.
 
 use tagvisor_arch::walk::{check_s2_permission, walk_stage2};
-use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, PAGE_SIZE, Pa, Pfn, Stage, Tag, Translation, Va, insn};
+use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, Pa, Pfn, Stage, Tag, Translation, Va, insn};
 use tagvisor_mem::{TlbEntry, TlbFlags};
 
 use crate::errno::Errno;
@@ -207,13 +207,16 @@ impl Host {
         }
         let mut flags = TlbFlags::READ;
         flags.set(TlbFlags::WRITE, write);
-        flags.set(TlbFlags::TAGGED, tagged && self.vm(vcpu.vm).mte);
+        // A hit is decided on the frame's tags alone, so memory without tag storage never counts as Tagged here.
+        flags.set(
+            TlbFlags::TAGGED,
+            tagged && self.vm(vcpu.vm).mte && self.mem.has_tags(pfn),
+        );
         flags.set(TlbFlags::DEVICE, device);
         let entry = TlbEntry {
-            page: ptr.untagged().0 / PAGE_SIZE,
+            page: ptr.vpn(),
             frame: self.mem.touch(pfn),
             flags,
-            pfn,
         };
         self.vcpu_mut(vcpu).tlb.fill(entry);
     }
