@@ -20,7 +20,13 @@ import typer
 
 from tagvisor import __version__
 from tagvisor._files import write_whole
-from tagvisor.errors import ArgumentError, InternalError, ScenarioError, TagvisorError
+from tagvisor.errors import (
+    ArgumentError,
+    InternalError,
+    ScenarioError,
+    TagvisorError,
+    UnknownProfileError,
+)
 from tagvisor.policy import Policy, knobs, policy, profiles
 
 if TYPE_CHECKING:
@@ -105,7 +111,10 @@ def root(
 
 def _chosen(kernel: str, replaced: Sequence[str] | None) -> Policy:
     """The policy that ``--kernel`` and ``--knob`` ask for."""
-    chosen = policy(kernel)
+    try:
+        chosen = policy(kernel)
+    except UnknownProfileError as error:
+        raise UnknownProfileError("--kernel", kernel, error.expected) from None
     for pair in replaced or ():
         name, equals, value = pair.partition("=")
         if not (name and equals and value):

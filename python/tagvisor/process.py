@@ -29,7 +29,7 @@ or a device's registers without ``struct page``."""
 
 _BACKINGS: tuple[Backing, ...] = ("anon", "zone-device", "mmio")
 _ACCESS_SIZES = (1, 2, 4, 8)
-_MAX_PAGES = 1 << 36  # of a 48-bit address space
+_MAX_PAGES = 1 << 31  # 8 TiB, past any machine that can be built
 _TAG_SHIFT = 56
 
 

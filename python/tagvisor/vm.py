@@ -31,7 +31,7 @@ COPY_TAGS_FROM_GUEST = 1
 
 _U64 = (1 << 64) - 1
 _U32 = (1 << 32) - 1
-_MAX_PAGES = 1 << 36
+_MAX_PAGES = 1 << 31
 
 
 class Vm:

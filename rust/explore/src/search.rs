@@ -129,6 +129,9 @@ impl Hasher for Bytes {
     }
 }
 
+/// The start was reached from nowhere.
+const ROOT: u32 = u32::MAX;
+
 /// How a queued state was reached: index of the state before, and who moved.
 #[derive(Clone, Copy)]
 struct Link {
@@ -136,8 +139,8 @@ struct Link {
     who: u8,
 }
 
-/// How many states are looked at between two calls of `go_on`.
-const STATES_PER_POLL: u64 = 1024;
+/// How many states are taken from the queue between two calls of `go_on`: a few milliseconds' work.
+const STATES_PER_POLL: u64 = 128;
 
 /// Runs the actors' steps from `start` in every order, until a finding, `max_states` distinct states, or `go_on` (called
 /// with the number of states now and then) says stop.
@@ -168,15 +171,9 @@ pub fn explore(
         visited: FxHashSet::default(),
         queue: VecDeque::new(),
     };
-    search.visit(
-        first.clone(),
-        Link {
-            before: u32::MAX,
-            who: 0,
-        },
-    );
+    search.visit(first.clone(), Link { before: ROOT, who: 0 });
 
-    let mut transitions = 0;
+    let (mut transitions, mut taken) = (0, 0_u64);
     while let Some((index, state)) = search.queue.pop_front() {
         let mut moved = false;
         for who in 0..actors.len() {
@@ -205,8 +202,9 @@ pub fn explore(
             let steps = search.schedule(&first, search.links[index as usize]);
             return Ok(search.outcome(transitions, false, Some(Finding::Deadlock(steps))));
         }
+        taken += 1;
         let states = search.links.len() as u64;
-        if states >= max_states || (states.is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
+        if states >= max_states || (taken.is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
             return Ok(search.outcome(transitions, false, None));
         }
     }
@@ -241,11 +239,11 @@ impl Search<'_> {
 
     /// Walks the links back to the start, then runs that schedule again with the log on: one line a step.
     fn schedule(&self, first: &State, last: Link) -> Vec<StepLine> {
-        let mut order = vec![last.who];
-        let mut at = last.before;
-        while self.links[at as usize].before != u32::MAX {
-            order.push(self.links[at as usize].who);
-            at = self.links[at as usize].before;
+        let mut order = Vec::new();
+        let mut link = last;
+        while link.before != ROOT {
+            order.push(link.who);
+            link = self.links[link.before as usize];
         }
         order.reverse();
         let mut state = first.clone();

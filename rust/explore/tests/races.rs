@@ -229,3 +229,18 @@ fn machines_the_explorer_cannot_judge_are_refused() {
         Err(ExploreError::Tlb(4))
     );
 }
+
+#[test]
+fn a_search_asks_now_and_then_whether_to_go_on() {
+    let (machine, _, _, cpus) = machine(&[]);
+    let actors = [0, 1].map(|i| Actor {
+        name: format!("vcpu{i}"),
+        ops: vec![Op::Guest(cpus[i], GuestOp::Ldg { ptr: Va(IPA) })],
+    });
+    let mut asked = 0;
+    let outcome = explore(machine.host(), &actors, 1_000_000, &mut |_| {
+        asked += 1;
+        false
+    });
+    assert_eq!((asked, outcome.unwrap().complete), (1, false));
+}

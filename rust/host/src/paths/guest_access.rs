@@ -7,14 +7,14 @@
 //! **Keeps**: an instruction either completes or has no effect.
 
 use tagvisor_arch::walk::{check_s2_permission, walk_stage2};
-use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, Pa, Pfn, Stage, Tag, Translation, Va, insn};
+use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, MemAttr, Pfn, Stage, Translation, Va, insn};
 use tagvisor_mem::{TlbEntry, TlbFlags};
 
 use crate::errno::Errno;
 use crate::ids::{Actor, MmId, VcpuId};
 use crate::log::{Key, note};
 use crate::ops::{GuestOp, Op, OpResult};
-use crate::page::PageFlags;
+use crate::paths::watched::{Owner, Regime, Request, Watched};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -36,7 +36,11 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         unreachable!("guest accesses are entered for Op::Guest only")
     };
     let mut cpu = host.vcpu(vcpu).cpu.clone();
-    let outcome = run_guest_op(&mut cpu, &mut GuestMmu::new(host, vcpu), op);
+    let outcome = run_guest_op(
+        &mut cpu,
+        &mut Watched::new(host, GuestRegime(vcpu), Actor::Vcpu(vcpu)),
+        op,
+    );
     host.vcpu_mut(vcpu).cpu = cpu;
     match outcome {
         Ok(value) => {
@@ -83,7 +87,7 @@ fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 }
 
 /// The instruction, over the machine as this vCPU sees it.
-fn run_guest_op(cpu: &mut Cpu, mmu: &mut GuestMmu<'_>, op: GuestOp) -> Result<u64, Fault> {
+fn run_guest_op(cpu: &mut Cpu, mmu: &mut Watched<'_, GuestRegime>, op: GuestOp) -> Result<u64, Fault> {
     let access = |write| if write { Access::Write } else { Access::Read };
     Ok(match op {
         GuestOp::Ldg { ptr } => insn::ldg(cpu, mmu, ptr)?.get().into(),
@@ -107,37 +111,15 @@ fn run_guest_op(cpu: &mut Cpu, mmu: &mut GuestMmu<'_>, op: GuestOp) -> Result<u6
 }
 
 /// Memory as a vCPU sees it: stage 1 is the identity, stage 2 is walked in emulated memory.
-struct GuestMmu<'a> {
-    host: &'a mut Host,
-    vcpu: VcpuId,
-    /// Pages translated for this instruction, so that a physical granule is known by its guest page again.
-    seen: [Option<(Pfn, Ipa)>; 2],
-}
+struct GuestRegime(VcpuId);
 
-impl<'a> GuestMmu<'a> {
-    fn new(host: &'a mut Host, vcpu: VcpuId) -> Self {
-        Self {
-            host,
-            vcpu,
-            seen: [None; 2],
-        }
-    }
-
-    /// Where in the VMM the granule's page belongs.
-    fn owner(&self, pa: Pa) -> Option<(MmId, Va)> {
-        let (_, ipa) = self.seen.iter().flatten().find(|(pfn, _)| *pfn == pa.pfn())?;
-        let kvm = self.host.vm(self.vcpu.vm);
-        Some((kvm.mm, kvm.memslot(ipa.gfn())?.hva(ipa.gfn())))
-    }
-}
-
-impl insn::Mmu for GuestMmu<'_> {
-    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
-        let ipa = Ipa(ptr.untagged().0);
-        let vm = self.vcpu.vm;
-        let regime = self.host.vm(vm).stage2(vm);
-        let walked = walk_stage2(&mut self.host.mem, &regime, ipa)
-            .and_then(|walk| check_s2_permission(&walk, access).map(|()| walk));
+impl Regime for GuestRegime {
+    fn translate(&self, host: &mut Host, request: Request) -> Result<(Translation, Owner), Fault> {
+        let Request { ptr, access, isv, size } = request;
+        let (vm, ipa) = (self.0.vm, Ipa(ptr.untagged().0));
+        let regime = host.vm(vm).stage2(vm);
+        let walked =
+            walk_stage2(&mut host.mem, &regime, ipa).and_then(|walk| check_s2_permission(&walk, access).map(|()| walk));
         let walk = walked.map_err(|f| Fault {
             kind: f.kind,
             stage: Stage::Two,
@@ -148,47 +130,20 @@ impl insn::Mmu for GuestMmu<'_> {
             isv,
             size,
         })?;
-        let (pfn, device) = (walk.pa.pfn(), walk.attrs.mem.is_device());
+        let device = walk.attrs.mem.is_device();
         // No "tagged" bit exists at stage 2: Normal Write-Back and a Tagged stage 1 make Tagged memory.
-        let tagged = walk.attrs.mem == tagvisor_arch::desc::MemAttr::NormalWb;
-        let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
-        self.seen[free] = Some((pfn, ipa.page()));
-        self.host
-            .tlb_fill(self.vcpu, ptr, pfn, walk.attrs.write, tagged, device);
-        if self.host.is_counted(pfn) {
-            self.host.set_flag(pfn, PageFlags::YOUNG, true);
-        }
-        Ok(Translation {
-            pa: walk.pa,
-            tagged,
-            device,
-        })
-    }
-
-    fn read(&mut self, pa: Pa, buf: &mut [u8]) {
-        self.host.mem.read(pa, buf);
-    }
-
-    fn write(&mut self, pa: Pa, buf: &[u8]) {
-        self.host.mem.write(pa, buf);
-    }
-
-    fn tag(&mut self, pa: Pa) -> Tag {
-        let tag = self.host.mem.tag(pa);
-        if let Some(at) = self.owner(pa) {
-            self.host
-                .ledger_tag_read(pa.pfn(), pa.granule(), tag, at, Actor::Vcpu(self.vcpu));
-        }
-        tag
-    }
-
-    fn set_tag(&mut self, pa: Pa, tag: Tag) {
-        self.host.mem.set_tag(pa, tag);
-        if let Some(at) = self.owner(pa) {
-            self.host
-                .ledger
-                .tag_written(pa.pfn(), pa.granule(), tag, at, Actor::Vcpu(self.vcpu));
-        }
+        let tagged = walk.attrs.mem == MemAttr::NormalWb;
+        host.tlb_fill(self.0, ptr, walk.pa.pfn(), walk.attrs.write, tagged, device);
+        let kvm = host.vm(vm);
+        let owner = kvm.memslot(ipa.gfn()).map(|slot| (kvm.mm, slot.hva(ipa.gfn())));
+        Ok((
+            Translation {
+                pa: walk.pa,
+                tagged,
+                device,
+            },
+            owner,
+        ))
     }
 }
 

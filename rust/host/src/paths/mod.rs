@@ -13,6 +13,7 @@ mod swap_in;
 mod swapoff;
 mod user_access;
 mod user_mem_abort;
+mod watched;
 mod zap;
 
 use tagvisor_arch::{PAGE_SIZE, Va};

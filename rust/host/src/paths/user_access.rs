@@ -6,17 +6,15 @@
 //!
 //! **Keeps**: an access either completes or has no effect.
 
-use tagvisor_arch::{
-    Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, Pa, Pfn, RgsrEl1, Stage, Tag, Tcf, Translation, Va, insn,
-};
+use tagvisor_arch::{Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, RgsrEl1, Stage, Tcf, Translation, Va, insn};
 
 use crate::errno::Signal;
 use crate::ids::{Actor, MmId};
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte};
 use crate::ops::{Op, OpResult, UserOp};
-use crate::page::PageFlags;
 use crate::paths::fault;
+use crate::paths::watched::{Owner, Regime, Request, Watched};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -47,11 +45,7 @@ fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         unreachable!("user accesses are entered for Op::User only")
     };
     let cpu = el0_cpu();
-    let mut mmu = UserMmu {
-        host,
-        mm,
-        seen: [None; 2],
-    };
+    let mut mmu = Watched::new(host, UserRegime(mm), Actor::Process(mm));
     let outcome = match op {
         UserOp::Load { ptr, size } => insn::load(&cpu, &mut mmu, ptr, size).map(|v| v as u64),
         UserOp::Store { ptr, size, value } => insn::store(&cpu, &mut mmu, ptr, size, value.into()).map(|()| 0),
@@ -114,22 +108,12 @@ fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 }
 
 /// Memory as a process sees it through its PTEs.
-struct UserMmu<'a> {
-    host: &'a mut Host,
-    mm: MmId,
-    seen: [Option<(Pfn, Va)>; 2],
-}
+struct UserRegime(MmId);
 
-impl UserMmu<'_> {
-    fn owner(&self, pa: Pa) -> Option<(MmId, Va)> {
-        let (_, va) = self.seen.iter().flatten().find(|(pfn, _)| *pfn == pa.pfn())?;
-        Some((self.mm, *va))
-    }
-}
-
-impl insn::Mmu for UserMmu<'_> {
-    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
-        let va = ptr.untagged();
+impl Regime for UserRegime {
+    fn translate(&self, host: &mut Host, request: Request) -> Result<(Translation, Owner), Fault> {
+        let Request { ptr, access, isv, size } = request;
+        let (mm, va, write) = (self.0, ptr.untagged(), access == Access::Write);
         let failed = |kind| Fault {
             kind,
             stage: Stage::One,
@@ -140,23 +124,18 @@ impl insn::Mmu for UserMmu<'_> {
             isv,
             size,
         };
-        let write = access == Access::Write;
         let Some(Pte::Present {
             pfn,
             write: writable,
             tagged,
             special,
             ..
-        }) = self.host.mm(self.mm).pte(va)
+        }) = host.mm(mm).pte(va)
         else {
             return Err(failed(FaultKind::Translation));
         };
         // PROT_NONE keeps the PTE but takes user access away; the VMA knows.
-        let readable = self
-            .host
-            .mm(self.mm)
-            .vma(va)
-            .is_some_and(|(_, v)| v.prot.contains(Prot::READ));
+        let readable = host.mm(mm).vma(va).is_some_and(|(_, v)| v.prot.contains(Prot::READ));
         if write && !writable || !readable {
             return Err(failed(FaultKind::Permission));
         }
@@ -168,45 +147,14 @@ impl insn::Mmu for UserMmu<'_> {
                 tagged,
                 special,
             };
-            self.host.mm_mut(self.mm).set_pte(va, pte);
+            host.mm_mut(mm).set_pte(va, pte);
         }
-        if self.host.is_counted(pfn) {
-            self.host.set_flag(pfn, PageFlags::YOUNG, true);
-        }
-        let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
-        self.seen[free] = Some((pfn, va.page()));
-        let device = !self.host.pfn_valid(pfn);
-        Ok(Translation {
+        let found = Translation {
             pa: pfn.base() + va.page_offset(),
             tagged,
-            device,
-        })
-    }
-
-    fn read(&mut self, pa: Pa, buf: &mut [u8]) {
-        self.host.mem.read(pa, buf);
-    }
-
-    fn write(&mut self, pa: Pa, buf: &[u8]) {
-        self.host.mem.write(pa, buf);
-    }
-
-    fn tag(&mut self, pa: Pa) -> Tag {
-        let tag = self.host.mem.tag(pa);
-        if let Some(at) = self.owner(pa) {
-            self.host
-                .ledger_tag_read(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
-        }
-        tag
-    }
-
-    fn set_tag(&mut self, pa: Pa, tag: Tag) {
-        self.host.mem.set_tag(pa, tag);
-        if let Some(at) = self.owner(pa) {
-            self.host
-                .ledger
-                .tag_written(pa.pfn(), pa.granule(), tag, at, Actor::Process(self.mm));
-        }
+            device: !host.pfn_valid(pfn),
+        };
+        Ok((found, Some((mm, va.page()))))
     }
 }
 
