@@ -11,7 +11,7 @@ use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, MemAttr, Pfn, Stage, Tra
 use tagvisor_mem::{TlbEntry, TlbFlags};
 
 use crate::errno::Errno;
-use crate::ids::{Actor, MmId, VcpuId};
+use crate::ids::{Actor, VcpuId};
 use crate::log::{Key, note};
 use crate::ops::{GuestOp, Op, OpResult};
 use crate::paths::watched::{Owner, Regime, Request, Watched};

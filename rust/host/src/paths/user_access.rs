@@ -6,7 +6,7 @@
 //!
 //! **Keeps**: an access either completes or has no effect.
 
-use tagvisor_arch::{Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, RgsrEl1, Stage, Tcf, Translation, Va, insn};
+use tagvisor_arch::{Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, RgsrEl1, Stage, Tcf, Translation, insn};
 
 use crate::errno::Signal;
 use crate::ids::{Actor, MmId};
