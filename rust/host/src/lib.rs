@@ -42,6 +42,7 @@ mod verdict;
 pub use checked::Checked;
 pub use config::{Config, ConfigError};
 pub use errno::{Errno, Signal};
+pub use hits::GuestPage;
 pub use ids::{Actor, MmId, VcpuId, VmId};
 pub use ioctl::{CopyTags, GuestExit, SlotArgs};
 pub use kvm::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};

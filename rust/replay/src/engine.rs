@@ -10,6 +10,9 @@
 //! Invariant: the result of a trace does not depend on how it is cut into batches; between two batches the engine
 //! can be inspected, cloned, or left.
 
+mod block;
+
+use self::block::{BLOCK, Tally, pointer, simple_accesses};
 use crate::counters::{Counters, Mismatch, Sample};
 use crate::heap::{Heap, Paint};
 use crate::layout::{GuestFull, Layout, by_page};
@@ -28,9 +31,6 @@ pub const GUEST_BASE: u64 = 0x4000_0000;
 
 /// The host checks accesses of up to 255 bytes; larger ones go in pieces that share no granule.
 const PIECE: u64 = 128;
-
-/// Accesses of a block. Enough to overlap misses, few enough that the passes' arrays stay in the first cache.
-const BLOCK: usize = 512;
 
 /// What of a replay is the caller's choice, besides the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,12 +275,9 @@ impl Engine {
 
     /// The loop. What was done is in `tally` also when an event could not be.
     ///
-    /// Simple accesses go in blocks, and each block in passes over its rows: pointers, translations, tags. A
-    /// pass is short, so the processor overlaps the cache misses of many rows, which is most of what random
-    /// accesses cost. Only heap events change pointers, and none is inside a block.
+    /// Simple accesses go in blocks; only heap events change pointers, and none is inside a block.
     fn rows(&mut self, batch: &Batch<'_>, tally: &mut Tally) -> Result<(), Stop> {
         let first = self.counters.events;
-        let mut pointers = [0; BLOCK];
         while (tally.rows as usize) < batch.len() {
             let row = tally.rows as usize;
             let simple = simple_accesses(&batch.slice(row, BLOCK));
@@ -297,56 +294,10 @@ impl Engine {
                     }
                 }
             } else {
-                self.block(first, &simple, &mut pointers, tally)?;
+                self.block(first, &simple, tally)?;
             }
         }
         Ok(())
-    }
-
-    /// Accesses that are all simple, at most [`BLOCK`].
-    fn block(
-        &mut self,
-        first: u64,
-        batch: &Batch<'_>,
-        pointers: &mut [u64; BLOCK],
-        tally: &mut Tally,
-    ) -> Result<(), Stop> {
-        let (op, size, addr) = batch.as_slices();
-        let mut placed = 0;
-        let mut full = None;
-        // Programs stay on a page for a while: the page of the access before is looked at first.
-        let mut here = None;
-        for (into, &addr) in pointers.iter_mut().zip(addr) {
-            let vpn = addr >> PAGE_SHIFT;
-            let page = match here {
-                Some((before, page)) if before == vpn => page,
-                _ => match self.layout.page(vpn) {
-                    Ok(page) => page,
-                    Err(error) => {
-                        full = Some(error);
-                        break;
-                    }
-                },
-            };
-            here = Some((vpn, page));
-            *into = pointer(page.guest(), addr, self.layout.pointer_tag(page, addr));
-            placed += 1;
-        }
-        let mut done = 0;
-        while done < placed {
-            let rest = done..placed;
-            let (pointers, size, op) = (&pointers[rest.clone()], &size[rest.clone()], &op[rest]);
-            let hits = self.machine.guest_check_hits(self.vcpu, pointers, size, op);
-            tally.count(&batch.slice(done, hits));
-            done += hits;
-            if done < placed {
-                let access = batch.get(done).map_err(Stop::Record)?;
-                self.access_across(first + tally.rows, access)?;
-                tally.count(&batch.slice(done, 1));
-                done += 1;
-            }
-        }
-        full.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// An access of any extent, in pieces, all through the pointer that its first byte is reached by.
@@ -452,67 +403,6 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// Zero for an access inside one page that the host checks in one piece: each term has a bit set where it is not. There is no
-/// branch and no comparison in it, so a loop over it becomes vector instructions.
-#[inline]
-fn not_simple(op: u8, size: u32, addr: u64) -> u32 {
-    const _: () = assert!(PIECE.is_power_of_two() && ADDR_LIMIT.is_power_of_two());
-    let last = size.wrapping_sub(1);
-    let last_in_page = (addr as u32 % PAGE_SIZE as u32).wrapping_add(last);
-    (u32::from(op) & !u32::from(Op::Store as u8))
-        | (last & !(PIECE as u32 - 1))
-        | (last_in_page & !(PAGE_SIZE as u32 - 1))
-        | (addr >> ADDR_LIMIT.trailing_zeros()) as u32
-}
-
-/// The simple accesses that a batch begins with.
-#[inline]
-fn simple_accesses<'a>(batch: &Batch<'a>) -> Batch<'a> {
-    let bad = |(op, size, addr)| not_simple(op, size, addr);
-    // Heap events come in rows too; a block is not looked through for each of them.
-    let none = batch.columns().next().is_none_or(|first| bad(first) != 0);
-    if !none && batch.columns().fold(0, |all, row| all | bad(row)) == 0 {
-        return *batch;
-    }
-    let first_other = batch.columns().position(|row| bad(row) != 0);
-    batch.slice(0, first_other.unwrap_or(0))
-}
-
-/// What one call of the loop has done.
-#[derive(Default)]
-struct Tally {
-    rows: u64,
-    loads: u64,
-    stores: u64,
-    tag_checks: u64,
-}
-
-impl Tally {
-    /// Counts accesses that were made.
-    #[inline]
-    fn count(&mut self, accesses: &Batch<'_>) {
-        let (mut stores, mut crossed) = (0, 0);
-        for (op, size, addr) in accesses.columns() {
-            // Granules after the first: an access has fewer than 2^32 bytes, a block few accesses.
-            crossed += (addr % GRANULE_SIZE + u64::from(size) - 1) / GRANULE_SIZE;
-            stores += u64::from(op);
-        }
-        let rows = accesses.len() as u64;
-        let tag_checks = rows + crossed;
-        self.rows += rows;
-        self.stores += stores;
-        self.loads += rows - stores;
-        self.tag_checks += tag_checks;
-    }
-}
-
-/// The guest's pointer to the program's `addr`, which lies in guest page `page`.
-#[inline]
-fn pointer(page: u32, addr: u64, tag: Tag) -> u64 {
-    let address = GUEST_BASE + (u64::from(page) << PAGE_SHIFT) + addr % PAGE_SIZE;
-    address | (u64::from(tag.get()) << 56)
 }
 
 #[cfg(test)]

@@ -21,12 +21,16 @@ fn config(memory_pages: u64) -> Config {
 }
 
 fn engine(limit: Option<u64>) -> Engine {
+    engine_on(&config(4096), limit)
+}
+
+fn engine_on(config: &Config, limit: Option<u64>) -> Engine {
     let options = Options {
         guest_pages: 4096,
         limit,
         ..Options::default()
     };
-    Engine::boot(&config(4096), options).unwrap()
+    Engine::boot(config, options).unwrap()
 }
 
 fn columns(events: &[(Op, u64, u32)]) -> Columns {
@@ -268,6 +272,23 @@ proptest! {
         prop_assert_eq!(one.mismatches(), two.mismatches());
     }
 
+    /// Without a TLB nothing is a hit, so every access is the guest's instruction on the real path: blocks, whichever way
+    /// they go, must count the same.
+    #[test]
+    fn blocks_count_what_single_instructions_would(events in any_events(), order in prop::collection::vec(0_usize..120, 60)) {
+        let mut events = events;
+        // Heap events first, then long runs of accesses: some stay on a page, some jump.
+        let jumps = order.iter().filter_map(|n| events.get(*n).copied()).filter(|(op, ..)| matches!(op, Op::Load | Op::Store));
+        let jumps: Vec<_> = jumps.collect();
+        let stays = jumps.iter().flat_map(|(op, addr, size)| (0..6).map(move |n| (*op, addr + 16 * n, size % 64 + 1)));
+        events.extend(jumps.iter().copied().chain(stays));
+        let rows = columns(&events);
+        let mut fast = engine(None);
+        let mut slow = engine_on(&Config { tlb_bits: 0, ..config(4096) }, None);
+        prop_assert_eq!(fast.step(rows.as_batch()).unwrap(), slow.step(rows.as_batch()).unwrap());
+        prop_assert_eq!(fast.mismatches(), slow.mismatches());
+    }
+
     /// Memory pressure costs time, never tags: the verdicts are those of a machine with room for everything.
     #[test]
     fn pressure_changes_no_verdict(events in any_events(), limit in 2_u64..20) {
@@ -293,7 +314,10 @@ fn a_hit_is_what_a_single_check_would_pass_inner_granules_included() {
         for tag in [5, 6] {
             let pointer = tagged(tag, offset);
             let hits = engine.machine.guest_check_hits(vcpu, &[pointer], &[size], &[0]);
+            let page = engine.machine.guest_page(vcpu, Va(base)).unwrap();
+            let passes = page.passes(offset, size, Tag::new(tag as u8), false);
             let checked = engine.machine.guest_check(vcpu, pointer, size, false);
+            assert_eq!(passes, checked == Checked::Ok, "{size} bytes at {offset}, tag {tag}");
             assert_eq!(hits == 1, checked == Checked::Ok, "{size} bytes at {offset}, tag {tag}");
         }
     }
