@@ -244,3 +244,32 @@ fn a_search_asks_now_and_then_whether_to_go_on() {
     });
     assert_eq!((asked, outcome.unwrap().complete), (1, false));
 }
+
+#[test]
+fn what_lies_in_zone_device_memory_is_part_of_a_state() {
+    let mut machine = Machine::new(&Config {
+        memory: 1 << 20,
+        zone_device: 1 << 20,
+        ..Config::default()
+    })
+    .unwrap();
+    let vmm = machine.create_process("vmm");
+    let rw = Prot::READ | Prot::WRITE;
+    let pmem = MmapArgs {
+        pages: 1,
+        backing: Backing::ZoneDevice,
+        shared: true,
+        prot: rw,
+        fixed: None,
+    };
+    let at = machine.mmap(vmm, pmem).unwrap();
+    let encoded = |value| {
+        let mut machine = machine.clone();
+        machine.user_store(vmm, at, 8, value).unwrap();
+        let mut bytes = Vec::new();
+        machine.host().encode(&mut bytes);
+        bytes
+    };
+    assert_ne!(encoded(1), encoded(2));
+    assert_eq!(encoded(1), encoded(1));
+}

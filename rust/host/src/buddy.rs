@@ -9,6 +9,7 @@ use tagvisor_arch::Pfn;
 /// Free frames of taggable RAM.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Buddy {
+    first: u64,
     next_unused: u64,
     end: u64,
     freed: Vec<Pfn>,
@@ -17,6 +18,7 @@ pub(crate) struct Buddy {
 impl Buddy {
     pub(crate) fn new(first: Pfn, pages: u64) -> Self {
         Self {
+            first: first.0,
             next_unused: first.0,
             end: first.0 + pages,
             freed: Vec::new(),
@@ -40,9 +42,9 @@ impl Buddy {
         })
     }
 
-    /// Every frame from `first` that was ever handed out, free ones included: their tags live on.
-    pub(crate) fn used(&self, first: Pfn) -> impl Iterator<Item = Pfn> + use<> {
-        (first.0..self.next_unused).map(Pfn)
+    /// Every frame that was ever handed out, free ones included: their tags live on.
+    pub(crate) fn used(&self) -> impl Iterator<Item = Pfn> + use<> {
+        (self.first..self.next_unused).map(Pfn)
     }
 
     /// A block of `2^order` frames, aligned to its size as the buddy system's blocks are; frames skipped for that are free.

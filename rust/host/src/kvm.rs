@@ -277,8 +277,9 @@ impl Host {
 
     fn drop_memslot(&mut self, vm: VmId, id: u32, slot: &Memslot) {
         self.vm_mut(vm).slots.remove(&id);
-        for gfn in slot.base_gfn.0..slot.base_gfn.0 + slot.pages {
-            self.stage2_unmap(vm, Gfn(gfn));
+        let hva = slot.userspace_addr;
+        for va in self.mm(self.vm(vm).mm).touched(hva, hva + slot.pages * PAGE_SIZE) {
+            self.stage2_unmap(vm, Gfn(slot.base_gfn.0 + (va - hva) / PAGE_SIZE));
         }
         note!(
             self,

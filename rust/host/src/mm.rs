@@ -209,6 +209,14 @@ impl Mm {
         }
     }
 
+    /// Pages of a range that have a PTE. Only those can be mapped at stage 2: whatever clears a PTE tells the notifier first.
+    pub(crate) fn touched(&self, va: Va, end: Va) -> Vec<Va> {
+        self.ptes
+            .range(va.vpn()..end.vpn())
+            .map(|(vpn, _)| Va(vpn * PAGE_SIZE))
+            .collect()
+    }
+
     pub(crate) fn pte(&self, va: Va) -> Option<Pte> {
         self.ptes.get(&va.vpn()).copied()
     }

@@ -289,7 +289,7 @@ impl Host {
         (&self.pages, &self.buddy, &self.zone_device, &self.mmio, &self.mms).hash(&mut sink);
         (&self.swap, &self.mte_pages, &self.vms, &self.lru, &self.ledger).hash(&mut sink);
         *out = sink.0;
-        let used: Vec<Pfn> = self.buddy.used(self.zero_pfn).collect();
+        let used: Vec<Pfn> = self.buddy.used().chain(self.zone_device.used()).collect();
         self.mem.encode(&used, out);
     }
 }

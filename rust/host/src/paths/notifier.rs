@@ -6,8 +6,6 @@
 //!
 //! **Keeps**: between start and end no fault of the VM installs a mapping.
 
-use tagvisor_arch::{PAGE_SIZE, Va};
-
 use crate::ids::VmId;
 use crate::log::{Key, note};
 use crate::state::Host;
@@ -47,19 +45,17 @@ fn unmap_gfn_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     host.vm_mut(vm).mmu_invalidate_in_progress += 1;
     host.stats.notifier_invalidations += 1;
-    let (mm, mut va) = (l.mm, l.va);
-    while va < l.end {
+    for va in host.mm(l.mm).touched(l.va, l.end) {
         for gfn in host.vm(vm).gfns_of(va) {
             if host.stage2_unmap(vm, gfn) {
                 note!(
                     host,
-                    [Key::page(mm, va)],
+                    [Key::page(l.mm, va)],
                     "ipa {} unmapped from stage 2, TLB invalidated",
                     gfn.base()
                 );
             }
         }
-        va = Va(va.0 + PAGE_SIZE);
     }
     l.index += 1;
     Flow::To("kvm_unmap_gfn_range under mmu_lock")

@@ -461,3 +461,29 @@ fn a_page_without_a_swap_slot_stays_and_a_hole_is_enomem() {
     assert_eq!((g.ldg(IPA), g.ldg(IPA + PAGE_SIZE)), (Ok(1), Ok(2)));
     assert_eq!(g.machine.check(), Ok(()));
 }
+
+#[test]
+fn what_is_configured_and_not_touched_costs_nothing_to_take_away() {
+    let tib = 1 << 40;
+    let mut g = guest(
+        &Config {
+            memory: tib,
+            swap: tib,
+            ..config(policy("linux-6.12", &[]))
+        },
+        1,
+    );
+    let pages = tib / PAGE_SIZE / 2;
+    let ram = g.machine.mmap(g.vmm, anon(pages)).unwrap();
+    let far = 0x6000_0000 + (pages / 2 - 1) * PAGE_SIZE;
+    g.slot(2, 0x6000_0000, ram, pages / 2).unwrap();
+    assert_eq!(g.stg(far, 5), Ok(0));
+    assert_eq!(g.ldg(far), Ok(5));
+
+    // A walk over every page configured would take minutes here, and the test time out.
+    assert_eq!(g.slot(2, 0x6000_0000, ram, 0), Ok(()));
+    g.machine.munmap(g.vmm, ram, pages).unwrap();
+
+    assert_eq!(g.ldg(far), Err(GuestExit::Errno(Errno::Enosys)));
+    assert_eq!(g.machine.check(), Ok(()));
+}
