@@ -127,6 +127,9 @@ impl Machine {
         if prot.contains(Prot::MTE) && backing != Backing::Anon {
             return Err(Errno::Einval);
         }
+        if pages > self.host.frames_left(backing) {
+            return Err(Errno::Enomem);
+        }
         if let Some(va) = fixed {
             self.syscall(Op::Replace(mm, va, pages, backing, prot, shared))?;
             return Ok(va);

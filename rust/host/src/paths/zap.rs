@@ -181,6 +181,15 @@ fn free_page(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 impl Host {
+    /// Frames a new mapping of that kind can still get; anonymous memory takes its frames when it is touched.
+    pub(crate) fn frames_left(&self, backing: Backing) -> u64 {
+        match backing {
+            Backing::Anon => u64::MAX,
+            Backing::ZoneDevice => self.zone_device.free_pages(),
+            Backing::Mmio => self.mmio.free_pages(),
+        }
+    }
+
     /// `mmap_region`: a new VMA over free addresses. Only anonymous memory may have tags (`VM_MTE_ALLOWED`).
     pub(crate) fn mmap_region(
         &mut self,

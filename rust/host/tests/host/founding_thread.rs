@@ -262,3 +262,15 @@ fn device_memory_without_struct_page_is_mapped_device_by_every_policy() {
         assert_eq!(g.machine.guest(g.cpu, GuestOp::Load { ptr: Va(IPA), size: 8 }), Ok(0));
     }
 }
+
+#[test]
+fn a_replacement_that_cannot_be_had_leaves_the_memory_as_it_was() {
+    let mut g = guest_with(&[]);
+    g.stg(IPA, 5).unwrap();
+    let too_much = zone_device((1 << 20) / PAGE_SIZE + 1, Some(g.ram));
+
+    assert_eq!(g.machine.mmap(g.vmm, too_much), Err(Errno::Enomem));
+
+    assert_eq!(g.ldg(IPA), Ok(5));
+    assert_eq!(g.machine.check(), Ok(()));
+}
