@@ -4,7 +4,7 @@
 //! into an intermediate physical address ([`Ipa`]), stage 2 into a physical address ([`Pa`]). [`Gfn`] and [`Pfn`] are
 //! the page numbers of the last two.
 //!
-//! Left out: pages other than 4 KiB. The invariant: no operation mixes two spaces. Subtracting gives a distance,
+//! Page numbers count 4 KiB pages, whatever the translation granule. The invariant: no operation mixes two spaces. Subtracting gives a distance,
 //! adding takes one, and leaving a space takes a named method. Arithmetic that would wrap is a bug of the caller and
 //! overflows as plain integers do.
 
@@ -19,6 +19,38 @@ pub const PAGE_SHIFT: u32 = 12;
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 /// Bytes that share one allocation tag (Arm ARM D10.1, `LOG2_TAG_GRANULE` = 4).
 pub const GRANULE_SIZE: u64 = 16;
+/// A translation granule: the size of a page and of a table (Arm ARM D8.2, `TGx`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Granule {
+    /// 4 KiB.
+    Kib4,
+    /// 16 KiB.
+    Kib16,
+    /// 64 KiB.
+    Kib64,
+}
+
+impl Granule {
+    /// log2 of the page size (`TGxGranuleBits`).
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Kib4 => 12,
+            Self::Kib16 => 14,
+            Self::Kib64 => 16,
+        }
+    }
+
+    /// Address bits that one level of lookup resolves: a table of 8-byte descriptors fills one page.
+    pub const fn stride(self) -> u32 {
+        self.bits() - 3
+    }
+
+    /// log2 of what one entry at `level` maps (`TranslationSize`); levels are -1 to 3.
+    pub const fn level_shift(self, level: i8) -> u32 {
+        self.bits() + self.stride() * (3 - level).cast_unsigned() as u32
+    }
+}
+
 /// Granules, and so allocation tags, in a page.
 pub const GRANULES_PER_PAGE: usize = (PAGE_SIZE / GRANULE_SIZE) as usize;
 /// Bytes that hold the tags of a page, two to a byte (Linux: `MTE_PAGE_TAG_STORAGE`).

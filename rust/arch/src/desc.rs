@@ -1,13 +1,13 @@
 //! Stage-2 translation table descriptors of the 4 KiB granule (Arm ARM D8.3, `VMSAv8-64` descriptor formats).
 //!
-//! [`table_desc`] and [`leaf_desc`] write the words a hypervisor puts into memory; [`decode`] is what the walker makes
-//! of any word it finds. Memory types are those of `HCR_EL2.FWB` = 0. Left out: 52-bit descriptors, the contiguous and
+//! [`table_desc`] and [`leaf_desc`] write the words a hypervisor puts into memory; [`decode`] reads them back. The walker has
+//! all granules and its own reading ([`walk_stage2`](crate::walk_stage2)). Memory types are those of `HCR_EL2.FWB` = 0. Left out: 52-bit descriptors, the contiguous and
 //! dirty-bit-modifier bits, and `FEAT_XNX`, so "executable" is bit 54 alone. The invariant: `decode` undoes `leaf_desc`.
 
 use crate::addr::{PAGE_SHIFT, Pa};
 
 /// log2 of the entries in one table: 9 address bits are resolved at each level.
-pub(crate) const LEVEL_BITS: u32 = 9;
+const LEVEL_BITS: u32 = 9;
 /// The last level of lookup, `FINAL_LEVEL`.
 pub(crate) const FINAL_LEVEL: u8 = 3;
 
@@ -25,7 +25,7 @@ const XN: u64 = 1 << 54;
 const ADDRESS: u64 = (1 << 48) - (1 << PAGE_SHIFT);
 
 /// Address bits below the index of `level`: log2 of what one entry maps.
-pub(crate) const fn level_shift(level: u8) -> u32 {
+const fn level_shift(level: u8) -> u32 {
     PAGE_SHIFT + LEVEL_BITS * (FINAL_LEVEL - level) as u32
 }
 
@@ -84,7 +84,20 @@ pub struct S2Attrs {
     pub af: bool,
 }
 
-/// A descriptor as the walker understands it.
+impl S2Attrs {
+    /// What a leaf descriptor says, without `FEAT_XNX`: the two-bit XN reads as bit 54 alone.
+    pub const fn from_desc(desc: u64) -> Self {
+        Self {
+            mem: MemAttr::from_bits((desc >> MEM_ATTR_SHIFT) as u8),
+            read: desc & S2AP_READ != 0,
+            write: desc & S2AP_WRITE != 0,
+            exec: desc & XN == 0,
+            af: desc & AF != 0,
+        }
+    }
+}
+
+/// A descriptor of a 4 KiB table as a hypervisor reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Desc {
     /// Bit 0 clear, or an encoding that is reserved at this level.
@@ -138,7 +151,7 @@ pub fn leaf_desc(level: u8, pa: Pa, attrs: S2Attrs) -> u64 {
         | VALID
 }
 
-/// What the walker makes of the word `desc` found in a table of `level` (Arm ARM `AArch64.DecodeDescriptorType`,
+/// What the word `desc` in a 4 KiB table of `level` means (Arm ARM `AArch64.DecodeDescriptorType`,
 /// `AArch64.BlockDescSupported`).
 ///
 /// # Panics
@@ -150,13 +163,7 @@ pub fn decode(level: u8, desc: u64) -> Desc {
         (1..FINAL_LEVEL, true, false) | (FINAL_LEVEL, true, true) => Desc::Leaf {
             pa: Pa(desc & leaf_address_mask(level)),
             size: 1 << level_shift(level),
-            attrs: S2Attrs {
-                mem: MemAttr::from_bits((desc >> MEM_ATTR_SHIFT) as u8),
-                read: desc & S2AP_READ != 0,
-                write: desc & S2AP_WRITE != 0,
-                exec: desc & XN == 0,
-                af: desc & AF != 0,
-            },
+            attrs: S2Attrs::from_desc(desc),
         },
         // A 512 GiB block needs FEAT_LPA2, and 0b01 is reserved at the last level.
         _ => Desc::Invalid,

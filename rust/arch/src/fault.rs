@@ -65,17 +65,20 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// The fault status code at `level`; kinds without a level ignore it.
-    pub const fn fsc(self, level: u8) -> u8 {
-        match self {
-            Self::AddressSize => level,
-            Self::Translation => 0b00_0100 | level,
-            Self::AccessFlag => 0b00_1000 | level,
-            Self::Permission => 0b00_1100 | level,
-            Self::Alignment => 0b10_0001,
-            Self::TagCheck => 0b01_0001,
-            Self::SyncExternalAbort => 0b01_0000,
-            Self::SyncExternalAbortOnWalk => 0b01_0100 | level,
+    /// The fault status code at `level`, -1 to 3; kinds without a level ignore it (`EncodeLDFSC`).
+    pub const fn fsc(self, level: i8) -> u8 {
+        match (self, level) {
+            (Self::AddressSize, -1) => 0b10_1001,
+            (Self::Translation, -1) => 0b10_1011,
+            (Self::SyncExternalAbortOnWalk, -1) => 0b01_0011,
+            (Self::AddressSize, _) => level.cast_unsigned(),
+            (Self::Translation, _) => 0b00_0100 | level.cast_unsigned(),
+            (Self::AccessFlag, _) => 0b00_1000 | level.cast_unsigned(),
+            (Self::Permission, _) => 0b00_1100 | level.cast_unsigned(),
+            (Self::Alignment, _) => 0b10_0001,
+            (Self::TagCheck, _) => 0b01_0001,
+            (Self::SyncExternalAbort, _) => 0b01_0000,
+            (Self::SyncExternalAbortOnWalk, _) => 0b01_0100 | level.cast_unsigned(),
         }
     }
 
@@ -107,8 +110,8 @@ pub struct Fault {
     pub kind: FaultKind,
     /// Where: decides the exception level that takes it.
     pub stage: Stage,
-    /// The lookup level, for the kinds that have one.
-    pub level: u8,
+    /// The lookup level, -1 to 3, for the kinds that have one.
+    pub level: i8,
     /// What the instruction tried to do.
     pub access: Access,
     /// The full pointer, for FAR.
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
 
     /// A read of 8 bytes through a tagged pointer.
-    fn read_fault(kind: FaultKind, stage: Stage, level: u8) -> Fault {
+    fn read_fault(kind: FaultKind, stage: Stage, level: i8) -> Fault {
         let (va, ipa) = (Va(0x0700_0000_4100_2c93), Ipa(0x4100_2c93));
         Fault {
             kind,

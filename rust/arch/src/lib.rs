@@ -7,11 +7,10 @@
 //! | [`regs`] | the system registers, as far as something here reads a field of them |
 //! | [`fault`] | what goes wrong with an access, and its syndrome as ESR, FAR and HPFAR |
 //! | [`desc`] | stage-2 descriptors of the 4 KiB granule |
-//! | [`walk`] | the stage-2 table walk |
+//! | [`walk`] | the stage-2 table walk, all granules |
 //! | [`insn`] | the tag instructions and tag-checked loads and stores, over a caller's MMU |
 //!
-//! Left out: stage-1 tables (stage 1 is the identity map, as with `HCR_EL2.DC` and `DCT` set), the 16 KiB and 64 KiB
-//! granules, 52-bit addresses with the 4 KiB granule (`FEAT_LPA2`), hardware update of the access flag and dirty state,
+//! Left out: stage-1 tables (stage 1 is the identity map, as with `HCR_EL2.DC` and `DCT` set), hardware update of the access flag and dirty state,
 //! `FEAT_S2FWB`, asynchronous and asymmetric tag check faults, and everything a kernel does. The crate knows no Linux.
 //!
 //! The invariant: every function is a pure function of its arguments. Nothing here owns memory, looks at a clock or

@@ -117,47 +117,26 @@ pub struct VtcrEl2 {
     /// SH0, bits 13:12: shareability of the walks.
     #[bits(2)]
     pub sh0: u8,
-    /// TG0, bits 15:14: translation granule, 0 for 4 KiB.
+    /// TG0, bits 15:14: translation granule (0 4 KiB, 1 64 KiB, 2 16 KiB).
     #[bits(2)]
     pub tg0: u8,
-    /// PS, bits 18:16: physical address size; see [`VtcrEl2::output_bits`].
+    /// PS, bits 18:16: physical address size.
     #[bits(3)]
     pub ps: u8,
-    #[bits(45)]
-    __: u64,
-}
-
-impl VtcrEl2 {
-    /// Bits of an IPA.
-    #[inline]
-    pub const fn input_bits(self) -> u32 {
-        64 - self.t0sz() as u32
-    }
-
-    /// Bits of an output address with the 4 KiB granule and `VTCR_EL2.DS` = 0 (Arm ARM `AArch64.PhysicalAddressSize`):
-    /// without 52-bit descriptors 48 bits are the most.
-    #[inline]
-    pub const fn output_bits(self) -> u32 {
-        match self.ps() {
-            0 => 32,
-            1 => 36,
-            2 => 40,
-            3 => 42,
-            4 => 44,
-            _ => 48,
-        }
-    }
-
-    /// The level of the first lookup (Arm ARM `AArch64.S2StartLevel`, 4 KiB granule).
-    #[inline]
-    pub const fn start_level(self) -> u8 {
-        match self.sl0() {
-            0 => 2,
-            1 => 1,
-            2 => 0,
-            _ => 3,
-        }
-    }
+    #[bits(2)]
+    __: u8,
+    /// HA, bit 21: hardware sets the access flag.
+    pub ha: bool,
+    /// HD, bit 22: hardware manages dirty state.
+    pub hd: bool,
+    #[bits(9)]
+    __: u16,
+    /// DS, bit 32: 52-bit addresses with the 4 KiB and 16 KiB granules (`FEAT_LPA2`).
+    pub ds: bool,
+    /// SL2, bit 33: with DS and the 4 KiB granule, start at level -1.
+    pub sl2: bool,
+    #[bits(30)]
+    __: u32,
 }
 
 /// `VTTBR_EL2`, Virtualization Translation Table Base Register.
@@ -214,34 +193,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn vtcr_of_a_40_bit_guest_has_the_architectural_bits() {
-        let vtcr = VtcrEl2::new()
-            .with_t0sz(24)
-            .with_sl0(1)
-            .with_irgn0(1)
-            .with_orgn0(1)
-            .with_sh0(3)
-            .with_ps(2);
-
-        assert_eq!(u64::from(vtcr), 0x18 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 16);
-        assert_eq!((vtcr.input_bits(), vtcr.output_bits(), vtcr.start_level()), (40, 40, 1));
-    }
-
-    #[test]
-    fn ps_encodes_32_to_48_bits_and_saturates() {
-        let bits = (0..8).map(|ps| VtcrEl2::new().with_ps(ps).output_bits());
-
-        assert!(bits.eq([32, 36, 40, 42, 44, 48, 48, 48]));
-    }
-
-    #[test]
-    fn sl0_encodes_the_start_level() {
-        let levels = (0..4).map(|sl0| VtcrEl2::new().with_sl0(sl0).start_level());
-
-        assert!(levels.eq([2, 1, 0, 3]));
-    }
 
     #[test]
     fn vttbr_holds_the_table_address_and_the_vmid() {

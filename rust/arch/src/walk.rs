@@ -1,32 +1,32 @@
-//! The stage-2 table walk of the 4 KiB granule.
+//! The stage-2 table walk: one loop over levels, everything configurable in a [`Regime`].
 //!
-//! [`walk_stage2`] takes any legal `VTCR_EL2` T0SZ and SL0, concatenated start-level tables included, and reads real
-//! descriptors through a [`DescriptorSource`]. It reports address size, translation and access flag faults and external
-//! aborts; the permission check is separate ([`check_s2_permission`]), because a TLB hit needs it too.
+//! A [`Regime`] is the geometry of one walk, made of `VTCR_EL2` and `VTTBR_EL2`: granules of
+//! 4, 16 and 64 KiB, every T0SZ and SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`).
+//! [`walk`] reports address size, translation and access flag faults and external aborts; the permission check is
+//! separate ([`check_s2_permission`]), because a TLB hit needs it too.
 //!
-//! Left out: other granules, `VTCR_EL2.DS`, hardware update of AF and dirty state, the contiguous bit. The invariant: one
-//! descriptor is read per level, and nothing is allocated.
+//! Left out: stage 1, hardware update of access flag and dirty state, 128-bit descriptors, `FEAT_BBM`'s nT bit, the contiguous bit. The invariant: one descriptor is read per level, and nothing is allocated.
 
 use std::ops::Deref;
 
 use thiserror::Error;
 
-use crate::addr::{Ipa, PA_MAX_BITS, Pa};
-use crate::desc::{Desc, FINAL_LEVEL, LEVEL_BITS, S2Attrs, decode, level_shift};
+use crate::addr::{Granule, Ipa, PA_MAX_BITS, Pa};
+use crate::desc::{FINAL_LEVEL, S2Attrs};
 use crate::fault::{Access, FaultKind};
 use crate::regs::{VtcrEl2, VttbrEl2};
 
-/// Smallest and largest T0SZ: 48 input bits without `FEAT_LPA2`, 16 with `FEAT_TTST` (Arm ARM `AArch64.S2MinTxSZ`,
-/// `AArch64.MaxTxSZ`).
-const T0SZ_RANGE: std::ops::RangeInclusive<u8> = 16..=48;
-/// Up to 16 start-level tables may be concatenated, which resolves 4 more bits.
+/// Up to 16 start-level tables of stage 2 may be concatenated, which resolves 4 more bits.
 const MAX_CONCATENATION_BITS: u32 = 4;
 /// Bytes of a descriptor, as a shift.
 const DESCRIPTOR_SHIFT: u32 = 3;
-const MAX_LEVELS: usize = FINAL_LEVEL as usize + 1;
+/// Levels -1 to 3.
+const MAX_LEVELS: usize = 5;
+const AF: u64 = 1 << 10;
+const LAST: i8 = FINAL_LEVEL.cast_signed();
 
 // Start level 0 and every PS are legal only because the machine is this large (`AArch64.S2InvalidSL`).
-const _: () = assert!(PA_MAX_BITS >= 48);
+const _: () = assert!(PA_MAX_BITS >= 52);
 
 /// Memory as the table walker sees it.
 pub trait DescriptorSource {
@@ -34,20 +34,28 @@ pub trait DescriptorSource {
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64>;
 }
 
-/// The registers that describe a stage-2 translation regime.
+/// The geometry of one walk (`S2TTWParams`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Stage2 {
-    /// Geometry.
-    pub vtcr: VtcrEl2,
-    /// Start-level table and VMID.
-    pub vttbr: VttbrEl2,
+pub struct Regime {
+    /// Translation granule.
+    pub granule: Granule,
+    /// Bits of an input address.
+    pub input_bits: u32,
+    /// Level of the first lookup, -1 to 3.
+    pub start_level: i8,
+    /// The start-level table, aligned to its size.
+    pub table: u64,
+    /// Bits of an output address.
+    pub output_bits: u32,
+    /// 52-bit descriptors with the 4 KiB and 16 KiB granules.
+    pub ds: bool,
 }
 
 /// One step of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Level {
     /// Level of lookup.
-    pub level: u8,
+    pub level: i8,
     /// Where the descriptor lies.
     pub desc_pa: Pa,
     /// The descriptor found there.
@@ -75,7 +83,211 @@ impl Deref for Levels {
     }
 }
 
-/// A successful walk.
+/// What a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    /// The descriptors read, the leaf last.
+    levels: Levels,
+    /// The output address, page or block offset included.
+    address: u64,
+    /// Bytes the leaf maps.
+    size: u64,
+}
+
+impl Found {
+    /// The leaf's step.
+    fn leaf(&self) -> Level {
+        self.levels.last().copied().unwrap_or_default()
+    }
+}
+
+/// Why a walk gave no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
+#[error("stage-2 {kind}, level {level}")]
+pub struct WalkFault {
+    /// What went wrong.
+    pub kind: FaultKind,
+    /// At which level of lookup; 0 also for what is wrong before the first lookup.
+    pub level: i8,
+}
+
+impl Regime {
+    /// Stage 2. `None` is a Translation fault at level 0: T0SZ out of range, or a start level that does not exist or does
+    /// not fit (`AArch64.S2TxSZFaults`, `AArch64.S2InvalidSL`, `AArch64.S2InconsistentSL`).
+    pub fn stage2(vtcr: VtcrEl2, vttbr: VttbrEl2) -> Option<Self> {
+        let granule = granule_of_tg0(vtcr.tg0());
+        let ds = vtcr.ds() && granule != Granule::Kib64;
+        let start_level = match (granule, ds && vtcr.sl2(), vtcr.sl0()) {
+            (Granule::Kib4, true, 0) => -1,
+            (Granule::Kib4, false, 0) | (Granule::Kib16 | Granule::Kib64, _, 1) => 2,
+            (Granule::Kib4, false, 1) | (Granule::Kib16 | Granule::Kib64, _, 2) => 1,
+            (Granule::Kib4, false, 2) => 0,
+            (Granule::Kib4, false, 3) | (Granule::Kib16 | Granule::Kib64, _, 0) => 3,
+            (Granule::Kib16, _, 3) if ds => 0,
+            _ => return None,
+        };
+        let smallest = if ds || granule == Granule::Kib64 { 12 } else { 16 };
+        (smallest..=largest_txsz(granule))
+            .contains(&vtcr.t0sz())
+            .then_some(())?;
+        let input_bits = 64 - u32::from(vtcr.t0sz());
+        let below_start = granule.level_shift(start_level);
+        let resolvable = below_start + 1..=below_start + granule.stride() + MAX_CONCATENATION_BITS;
+        resolvable
+            .contains(&input_bits)
+            .then(|| Self::with_table(granule, input_bits, start_level, vtcr.ps(), ds, vttbr.into()))
+    }
+
+    /// `AArch64.PhysicalAddressSize`, and the start-level table: the register's address aligned down to the table's size,
+    /// with bits 51:48 in bits 5:2 where tables may lie that high (`AArch64.S2TTBaseAddress`).
+    fn with_table(granule: Granule, input_bits: u32, start_level: i8, ps: u8, ds: bool, ttbr: u64) -> Self {
+        let configured = match ps {
+            0 => 32,
+            1 => 36,
+            2 => 40,
+            3 => 42,
+            4 => 44,
+            5 => 48,
+            _ => 52,
+        };
+        let large = ds || granule == Granule::Kib64;
+        let output_bits = configured.min(if large { PA_MAX_BITS } else { 48 });
+        let table_bits = input_bits - granule.level_shift(start_level) + DESCRIPTOR_SHIFT;
+        let low = ttbr & ((1 << 48) - 1);
+        let (table, table_bits) = if ds || granule == Granule::Kib64 && ps == 6 {
+            (low | (ttbr >> 2 & 0xf) << 48, table_bits.max(6))
+        } else {
+            (low, table_bits)
+        };
+        Self {
+            granule,
+            input_bits,
+            start_level,
+            table: table >> table_bits << table_bits,
+            output_bits,
+            ds,
+        }
+    }
+
+    /// An address inside a table or a leaf: bits 47 down to the alignment, and the upper bits where a descriptor has them
+    /// (`AArch64.NextTableBase`, `AArch64.LeafBase`).
+    fn address(&self, desc: u64, aligned_to: u32) -> u64 {
+        let high = match self.granule {
+            Granule::Kib64 => (desc >> 12 & 0xf) << 48,
+            _ if self.ds => (desc >> 8 & 3) << 50 | (desc >> 48 & 3) << 48,
+            _ => 0,
+        };
+        (desc & ((1 << 48) - 1)) >> aligned_to << aligned_to | high
+    }
+
+    /// The table that a table descriptor points to.
+    fn next_table(&self, desc: u64) -> u64 {
+        self.address(desc, self.granule.bits())
+    }
+
+    /// Where the entry for an input lies: at the start level all remaining input bits count, which is concatenation.
+    fn entry(&self, table: u64, input: u64, level: i8) -> Pa {
+        let top = if level == self.start_level {
+            self.input_bits
+        } else {
+            self.granule.level_shift(level) + self.granule.stride()
+        };
+        let index = (input & mask(top)) >> self.granule.level_shift(level);
+        Pa(table + (index << DESCRIPTOR_SHIFT))
+    }
+
+    /// `AArch64.BlockDescSupported`.
+    const fn has_block(&self, level: i8) -> bool {
+        match (self.granule, level) {
+            (_, 2) | (Granule::Kib4 | Granule::Kib64, 1) => true,
+            (Granule::Kib4, 0) | (Granule::Kib16, 1) => self.ds,
+            _ => false,
+        }
+    }
+
+    /// `AArch64.OAOutOfRange`.
+    fn check_output(&self, address: u64, level: i8) -> Result<(), WalkFault> {
+        if address >> self.output_bits == 0 {
+            return Ok(());
+        }
+        Err(WalkFault {
+            kind: FaultKind::AddressSize,
+            level,
+        })
+    }
+}
+
+/// Translates one input address (`AArch64.S2Walk`).
+///
+/// `fetch` reads the descriptor at a table address and tells where it physically lies. The caller has checked that the input is in range.
+fn walk<E: From<WalkFault>>(
+    regime: &Regime,
+    input: u64,
+    mut fetch: impl FnMut(Pa, i8) -> Result<(Pa, u64), E>,
+) -> Result<Found, E> {
+    let fault = |kind, level| E::from(WalkFault { kind, level });
+    let (mut table, mut level) = (regime.table, regime.start_level);
+    regime.check_output(table, 0)?;
+    let mut levels = Levels::default();
+    loop {
+        let (desc_pa, desc) = fetch(regime.entry(table, input, level), level)?;
+        levels.push(Level { level, desc_pa, desc });
+        match (desc & 0b11, level == LAST) {
+            (0b11, false) => {
+                table = regime.next_table(desc);
+                regime.check_output(table, level)?;
+                level += 1;
+            }
+            (0b11, true) | (0b01, false) if level == LAST || regime.has_block(level) => {
+                let shift = regime.granule.level_shift(level);
+                let address = regime.address(desc, shift) | input & mask(shift);
+                // The whole output address counts, not only the leaf's base (`StageOA`). QEMU 10.0.2 looks at the base, which
+                // shows for 64 KiB blocks of level 1 (C1 in the recorded vectors).
+                regime.check_output(address, level)?;
+                if desc & AF == 0 {
+                    return Err(fault(FaultKind::AccessFlag, level));
+                }
+                return Ok(Found {
+                    levels,
+                    address,
+                    size: 1 << shift,
+                });
+            }
+            _ => return Err(fault(FaultKind::Translation, level)),
+        }
+    }
+}
+
+/// Up to 48, and 47 with the 64 KiB granule, with `FEAT_TTST` (`AArch64.MaxTxSZ`).
+const fn largest_txsz(granule: Granule) -> u8 {
+    match granule {
+        Granule::Kib64 => 47,
+        _ => 48,
+    }
+}
+
+const fn granule_of_tg0(tg0: u8) -> Granule {
+    match tg0 {
+        1 => Granule::Kib64,
+        2 => Granule::Kib16,
+        _ => Granule::Kib4,
+    }
+}
+
+const fn mask(bits: u32) -> u64 {
+    if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
+}
+
+/// The registers that describe a stage-2 translation regime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stage2 {
+    /// Geometry.
+    pub vtcr: VtcrEl2,
+    /// Start-level table and VMID.
+    pub vttbr: VttbrEl2,
+}
+
+/// A successful walk of stage 2 alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The descriptors read, the leaf last.
@@ -90,61 +302,36 @@ pub struct Walk {
 
 impl Walk {
     /// The level of the leaf.
-    pub fn leaf_level(&self) -> u8 {
-        self.levels.last().map_or(FINAL_LEVEL, |leaf| leaf.level)
+    pub fn leaf_level(&self) -> i8 {
+        self.levels.last().map_or(LAST, |leaf| leaf.level)
     }
 }
 
-/// Why a walk gave no translation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
-#[error("stage-2 {kind}, level {level}")]
-pub struct WalkFault {
-    /// What went wrong.
-    pub kind: FaultKind,
-    /// At which level of lookup; 0 also for what is wrong before the first lookup.
-    pub level: u8,
-}
-
-/// Translates one IPA (Arm ARM `AArch64.S2Translate` and `AArch64.S2Walk`, without the permission check).
+/// Translates one IPA as a hypervisor would that walks its own tables: no permission check, no hardware update.
 pub fn walk_stage2<S: DescriptorSource>(src: &mut S, regime: &Stage2, ipa: Ipa) -> Result<Walk, WalkFault> {
-    let fault = |kind, level| WalkFault { kind, level };
-    let geometry = Geometry::new(regime.vtcr).ok_or(fault(FaultKind::Translation, 0))?;
-    if ipa.0 >> geometry.input_bits != 0 {
-        return Err(fault(FaultKind::Translation, 0));
+    let unmapped = WalkFault {
+        kind: FaultKind::Translation,
+        level: 0,
+    };
+    let regime = Regime::stage2(regime.vtcr, regime.vttbr).ok_or(unmapped)?;
+    if ipa.0 & !mask(regime.input_bits) != 0 {
+        return Err(unmapped);
     }
-    let mut table = geometry.base(regime.vttbr);
-    geometry.check_output(table, 0)?;
+    let found = walk(&regime, ipa.0, |pa, level| read_physical(src, pa, level))?;
+    Ok(Walk {
+        levels: found.levels,
+        pa: Pa(found.address),
+        size: found.size,
+        attrs: S2Attrs::from_desc(found.leaf().desc),
+    })
+}
 
-    let mut levels = Levels::default();
-    let mut level = geometry.start_level;
-    loop {
-        let desc_pa = table + (geometry.index(ipa, level) << DESCRIPTOR_SHIFT);
-        let desc = src
-            .read_descriptor(desc_pa)
-            .ok_or(fault(FaultKind::SyncExternalAbortOnWalk, level))?;
-        levels.push(Level { level, desc_pa, desc });
-        match decode(level, desc) {
-            Desc::Invalid => return Err(fault(FaultKind::Translation, level)),
-            Desc::Table(next) => {
-                geometry.check_output(next, level)?;
-                table = next;
-                level += 1;
-            }
-            Desc::Leaf { pa, size, attrs } => {
-                geometry.check_output(pa, level)?;
-                if !attrs.af {
-                    return Err(fault(FaultKind::AccessFlag, level));
-                }
-                let offset = ipa.0 & (size - 1);
-                return Ok(Walk {
-                    levels,
-                    pa: pa + offset,
-                    size,
-                    attrs,
-                });
-            }
-        }
-    }
+/// A descriptor at a physical address.
+fn read_physical<S: DescriptorSource>(src: &mut S, pa: Pa, level: i8) -> Result<(Pa, u64), WalkFault> {
+    src.read_descriptor(pa).map(|desc| (pa, desc)).ok_or(WalkFault {
+        kind: FaultKind::SyncExternalAbortOnWalk,
+        level,
+    })
 }
 
 /// Whether the leaf allows the access (Arm ARM `AArch64.S2CheckPermissions`, direct permissions, data accesses).
@@ -162,55 +349,6 @@ pub fn check_s2_permission(walk: &Walk, access: Access) -> Result<(), WalkFault>
         kind: FaultKind::Permission,
         level: walk.leaf_level(),
     })
-}
-
-/// The shape of the tables, derived from `VTCR_EL2`.
-struct Geometry {
-    start_level: u8,
-    input_bits: u32,
-    output_bits: u32,
-}
-
-impl Geometry {
-    /// `None` if T0SZ is out of range or does not fit SL0 (Arm ARM `AArch64.S2InvalidSL`, `AArch64.S2InconsistentSL`):
-    /// the start level must resolve at least one bit, and at most sixteen concatenated tables' worth.
-    fn new(vtcr: VtcrEl2) -> Option<Self> {
-        let (start_level, input_bits) = (vtcr.start_level(), vtcr.input_bits());
-        let below_start = level_shift(start_level);
-        let resolvable = below_start + 1..=below_start + LEVEL_BITS + MAX_CONCATENATION_BITS;
-        (T0SZ_RANGE.contains(&vtcr.t0sz()) && resolvable.contains(&input_bits)).then_some(Self {
-            start_level,
-            input_bits,
-            output_bits: vtcr.output_bits(),
-        })
-    }
-
-    /// The start-level table: BADDR aligned down to the size of the (concatenated) table (`AArch64.S2TTBaseAddress`).
-    fn base(&self, vttbr: VttbrEl2) -> Pa {
-        let table_bits = self.input_bits - level_shift(self.start_level) + DESCRIPTOR_SHIFT;
-        Pa(vttbr.baddr() >> table_bits << table_bits)
-    }
-
-    /// The index into the table of `level`; at the start level all remaining input bits count, which is concatenation.
-    fn index(&self, ipa: Ipa, level: u8) -> u64 {
-        let index = ipa.0 >> level_shift(level);
-        if level == self.start_level {
-            index
-        } else {
-            index & ((1 << LEVEL_BITS) - 1)
-        }
-    }
-
-    /// `AArch64.OAOutOfRange`: a table or output address above `VTCR_EL2.PS`.
-    fn check_output(&self, pa: Pa, level: u8) -> Result<(), WalkFault> {
-        if pa.0 >> self.output_bits == 0 {
-            return Ok(());
-        }
-        Err(WalkFault {
-            kind: FaultKind::AddressSize,
-            level,
-        })
-    }
 }
 
 #[cfg(test)]
