@@ -207,6 +207,25 @@ fn walk_with_illegal_t0sz_or_sl0_raises_translation_fault_level_0() {
 }
 
 #[test]
+fn walk_with_ds_starts_at_level_minus_1_and_gathers_a_52_bit_address() {
+    let vtcr = VtcrEl2::new().with_t0sz(12).with_sl2(true).with_ds(true).with_ps(6);
+    let regime = Stage2 {
+        vtcr,
+        vttbr: VttbrEl2::for_table(L1, 1),
+    };
+    let block = 5 << 39 | 1 << 48 | 0b11 << 8 | 1 << 10 | 0b01;
+    let mut tables = Tables::default().with(L1, 1, table_desc(L2)).with(L2, 0, block);
+
+    let walk = walk_stage2(&mut tables, &regime, Ipa(1 << 48 | 0x1234)).unwrap();
+    let unmapped = walk_stage2(&mut tables, &regime, Ipa(2 << 48)).unwrap_err();
+
+    assert_eq!(walk.pa, Pa(5 << 39 | 1 << 48 | 3 << 50 | 0x1234));
+    assert_eq!((walk.size, walk.leaf_level()), (1 << 39, 0));
+    assert_eq!(unmapped, fault(FaultKind::Translation, -1));
+    assert_eq!(unmapped.kind.fsc(unmapped.level), 0b10_1011);
+}
+
+#[test]
 fn permission_check_allows_what_s2ap_says_and_names_the_leaf_level() {
     let read_only = S2Attrs { write: false, ..RW };
     let tables = Tables::default().with(L1, 1, leaf_desc(1, Pa(0x8000_0000), read_only));
