@@ -4,9 +4,9 @@
 //! into an intermediate physical address ([`Ipa`]), stage 2 into a physical address ([`Pa`]). [`Gfn`] and [`Pfn`] are
 //! the page numbers of the last two.
 //!
-//! Page numbers count 4 KiB pages, whatever the translation granule. The invariant: no operation mixes two spaces. Subtracting gives a distance,
-//! adding takes one, and leaving a space takes a named method. Arithmetic that would wrap is a bug of the caller and
-//! overflows as plain integers do.
+//! Page numbers count 4 KiB pages, whatever the translation granule ([`Granule`]). The invariant: no operation mixes two
+//! spaces. Subtracting gives a distance, adding takes one, and leaving a space takes a named method. Arithmetic that would
+//! wrap is a bug of the caller and overflows as plain integers do.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub};

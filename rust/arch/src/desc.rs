@@ -1,8 +1,9 @@
 //! Stage-2 translation table descriptors of the 4 KiB granule (Arm ARM D8.3, `VMSAv8-64` descriptor formats).
 //!
-//! [`table_desc`] and [`leaf_desc`] write the words a hypervisor puts into memory; [`decode`] reads them back. The walker has
-//! all granules and its own reading ([`walk_stage2`](crate::walk_stage2)). Memory types are those of `HCR_EL2.FWB` = 0. Left out: 52-bit descriptors, the contiguous and
-//! dirty-bit-modifier bits, and `FEAT_XNX`, so "executable" is bit 54 alone. The invariant: `decode` undoes `leaf_desc`.
+//! [`table_desc`] and [`leaf_desc`] write the words a hypervisor puts into memory; [`decode`] reads them back. The walker
+//! takes tables of every granule and has its own reading ([`walk_stage2`](crate::walk_stage2)). Memory types are those of
+//! `HCR_EL2.FWB` = 0. Left out: 52-bit descriptors, the contiguous and dirty-bit-modifier bits, and `FEAT_XNX`, so
+//! "executable" is bit 54 alone. The invariant: `decode` undoes `leaf_desc`.
 
 use crate::addr::{PAGE_SHIFT, Pa};
 

@@ -10,8 +10,9 @@
 //! | [`walk`] | the stage-2 table walk, all granules |
 //! | [`insn`] | the tag instructions and tag-checked loads and stores, over a caller's MMU |
 //!
-//! Left out: stage-1 tables (stage 1 is the identity map, as with `HCR_EL2.DC` and `DCT` set), hardware update of the access flag and dirty state,
-//! `FEAT_S2FWB`, asynchronous and asymmetric tag check faults, and everything a kernel does. The crate knows no Linux.
+//! Left out: stage-1 tables (stage 1 is the identity map, as with `HCR_EL2.DC` and `DCT` set), hardware update of the
+//! access flag and dirty state, `FEAT_S2FWB`, asynchronous and asymmetric tag check faults, and everything a kernel does.
+//! The crate knows no Linux.
 //!
 //! The invariant: every function is a pure function of its arguments. Nothing here owns memory, looks at a clock or
 //! draws a random number; `IRG` is as random as `RGSR_EL1` makes it.

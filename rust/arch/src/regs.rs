@@ -123,13 +123,7 @@ pub struct VtcrEl2 {
     /// PS, bits 18:16: physical address size.
     #[bits(3)]
     pub ps: u8,
-    #[bits(2)]
-    __: u8,
-    /// HA, bit 21: hardware sets the access flag.
-    pub ha: bool,
-    /// HD, bit 22: hardware manages dirty state.
-    pub hd: bool,
-    #[bits(9)]
+    #[bits(13)]
     __: u16,
     /// DS, bit 32: 52-bit addresses with the 4 KiB and 16 KiB granules (`FEAT_LPA2`).
     pub ds: bool,
@@ -193,6 +187,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn vtcr_of_a_40_bit_guest_has_the_architectural_bits() {
+        let vtcr = VtcrEl2::new()
+            .with_t0sz(24)
+            .with_sl0(1)
+            .with_irgn0(1)
+            .with_orgn0(1)
+            .with_sh0(3)
+            .with_tg0(2)
+            .with_ps(2);
+
+        assert_eq!(
+            u64::from(vtcr),
+            0x18 | 1 << 6 | 1 << 8 | 1 << 10 | 3 << 12 | 2 << 14 | 2 << 16
+        );
+        assert_eq!(u64::from(VtcrEl2::new().with_ds(true).with_sl2(true)), 3 << 32);
+    }
 
     #[test]
     fn vttbr_holds_the_table_address_and_the_vmid() {

@@ -1,11 +1,12 @@
-//! The stage-2 table walk: one loop over levels, everything configurable in a [`Regime`].
+//! The stage-2 table walk: one loop over levels, everything configurable in a `Regime`.
 //!
-//! A [`Regime`] is the geometry of one walk, made of `VTCR_EL2` and `VTTBR_EL2`: granules of
-//! 4, 16 and 64 KiB, every T0SZ and SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`).
-//! [`walk`] reports address size, translation and access flag faults and external aborts; the permission check is
-//! separate ([`check_s2_permission`]), because a TLB hit needs it too.
+//! A `Regime` is the geometry of a walk, made of `VTCR_EL2` and `VTTBR_EL2`: granules of 4, 16 and 64 KiB, every T0SZ and
+//! SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`). [`walk_stage2`] reads real descriptors
+//! through a [`DescriptorSource`] and reports address size, translation and access flag faults and external aborts; the
+//! permission check is separate ([`check_s2_permission`]), because a TLB hit needs it too.
 //!
-//! Left out: stage 1, hardware update of access flag and dirty state, 128-bit descriptors, `FEAT_BBM`'s nT bit, the contiguous bit. The invariant: one descriptor is read per level, and nothing is allocated.
+//! Left out: stage 1, hardware update of access flag and dirty state, 128-bit descriptors, `FEAT_BBM`'s nT bit, the
+//! contiguous bit. The invariant: one descriptor is read per level, and nothing is allocated.
 
 use std::ops::Deref;
 
@@ -16,13 +17,13 @@ use crate::desc::{FINAL_LEVEL, S2Attrs};
 use crate::fault::{Access, FaultKind};
 use crate::regs::{VtcrEl2, VttbrEl2};
 
-/// Up to 16 start-level tables of stage 2 may be concatenated, which resolves 4 more bits.
+/// Up to 16 start-level tables may be concatenated, which resolves 4 more bits.
 const MAX_CONCATENATION_BITS: u32 = 4;
 /// Bytes of a descriptor, as a shift.
 const DESCRIPTOR_SHIFT: u32 = 3;
 /// Levels -1 to 3.
 const MAX_LEVELS: usize = 5;
-const AF: u64 = 1 << 10;
+/// The last level of lookup, `FINAL_LEVEL`, in a number that level -1 fits.
 const LAST: i8 = FINAL_LEVEL.cast_signed();
 
 // Start level 0 and every PS are legal only because the machine is this large (`AArch64.S2InvalidSL`).
@@ -34,21 +35,20 @@ pub trait DescriptorSource {
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64>;
 }
 
-/// The geometry of one walk (`S2TTWParams`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Regime {
-    /// Translation granule.
-    pub granule: Granule,
-    /// Bits of an input address.
-    pub input_bits: u32,
+/// The geometry of a walk (`S2TTWParams`).
+#[derive(Clone, Copy)]
+struct Regime {
+    granule: Granule,
+    /// Bits of an IPA.
+    input_bits: u32,
     /// Level of the first lookup, -1 to 3.
-    pub start_level: i8,
+    start_level: i8,
     /// The start-level table, aligned to its size.
-    pub table: u64,
+    table: Pa,
     /// Bits of an output address.
-    pub output_bits: u32,
+    output_bits: u32,
     /// 52-bit descriptors with the 4 KiB and 16 KiB granules.
-    pub ds: bool,
+    ds: bool,
 }
 
 /// One step of a walk.
@@ -83,24 +83,6 @@ impl Deref for Levels {
     }
 }
 
-/// What a walk found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Found {
-    /// The descriptors read, the leaf last.
-    levels: Levels,
-    /// The output address, page or block offset included.
-    address: u64,
-    /// Bytes the leaf maps.
-    size: u64,
-}
-
-impl Found {
-    /// The leaf's step.
-    fn leaf(&self) -> Level {
-        self.levels.last().copied().unwrap_or_default()
-    }
-}
-
 /// Why a walk gave no translation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 #[error("stage-2 {kind}, level {level}")]
@@ -112,9 +94,9 @@ pub struct WalkFault {
 }
 
 impl Regime {
-    /// Stage 2. `None` is a Translation fault at level 0: T0SZ out of range, or a start level that does not exist or does
+    /// `None` is a Translation fault at level 0: T0SZ out of range, or a start level that does not exist or does
     /// not fit (`AArch64.S2TxSZFaults`, `AArch64.S2InvalidSL`, `AArch64.S2InconsistentSL`).
-    pub fn stage2(vtcr: VtcrEl2, vttbr: VttbrEl2) -> Option<Self> {
+    fn new(Stage2 { vtcr, vttbr }: Stage2) -> Option<Self> {
         let granule = granule_of_tg0(vtcr.tg0());
         let ds = vtcr.ds() && granule != Granule::Kib64;
         let start_level = match (granule, ds && vtcr.sl2(), vtcr.sl0()) {
@@ -127,9 +109,9 @@ impl Regime {
             _ => return None,
         };
         let smallest = if ds || granule == Granule::Kib64 { 12 } else { 16 };
-        (smallest..=largest_txsz(granule))
-            .contains(&vtcr.t0sz())
-            .then_some(())?;
+        if !(smallest..=largest_txsz(granule)).contains(&vtcr.t0sz()) {
+            return None;
+        }
         let input_bits = 64 - u32::from(vtcr.t0sz());
         let below_start = granule.level_shift(start_level);
         let resolvable = below_start + 1..=below_start + granule.stride() + MAX_CONCATENATION_BITS;
@@ -153,7 +135,7 @@ impl Regime {
         let large = ds || granule == Granule::Kib64;
         let output_bits = configured.min(if large { PA_MAX_BITS } else { 48 });
         let table_bits = input_bits - granule.level_shift(start_level) + DESCRIPTOR_SHIFT;
-        let low = ttbr & ((1 << 48) - 1);
+        let low = ttbr & mask(48);
         let (table, table_bits) = if ds || granule == Granule::Kib64 && ps == 6 {
             (low | (ttbr >> 2 & 0xf) << 48, table_bits.max(6))
         } else {
@@ -163,7 +145,7 @@ impl Regime {
             granule,
             input_bits,
             start_level,
-            table: table >> table_bits << table_bits,
+            table: Pa(table >> table_bits << table_bits),
             output_bits,
             ds,
         }
@@ -171,29 +153,24 @@ impl Regime {
 
     /// An address inside a table or a leaf: bits 47 down to the alignment, and the upper bits where a descriptor has them
     /// (`AArch64.NextTableBase`, `AArch64.LeafBase`).
-    fn address(&self, desc: u64, aligned_to: u32) -> u64 {
+    fn address(&self, desc: u64, aligned_to: u32) -> Pa {
         let high = match self.granule {
             Granule::Kib64 => (desc >> 12 & 0xf) << 48,
             _ if self.ds => (desc >> 8 & 3) << 50 | (desc >> 48 & 3) << 48,
             _ => 0,
         };
-        (desc & ((1 << 48) - 1)) >> aligned_to << aligned_to | high
+        Pa((desc & mask(48)) >> aligned_to << aligned_to | high)
     }
 
-    /// The table that a table descriptor points to.
-    fn next_table(&self, desc: u64) -> u64 {
-        self.address(desc, self.granule.bits())
-    }
-
-    /// Where the entry for an input lies: at the start level all remaining input bits count, which is concatenation.
-    fn entry(&self, table: u64, input: u64, level: i8) -> Pa {
+    /// Where the entry for an IPA lies: at the start level all remaining input bits count, which is concatenation.
+    fn entry(&self, table: Pa, ipa: Ipa, level: i8) -> Pa {
+        let shift = self.granule.level_shift(level);
         let top = if level == self.start_level {
             self.input_bits
         } else {
-            self.granule.level_shift(level) + self.granule.stride()
+            shift + self.granule.stride()
         };
-        let index = (input & mask(top)) >> self.granule.level_shift(level);
-        Pa(table + (index << DESCRIPTOR_SHIFT))
+        table + ((ipa.0 & mask(top)) >> shift << DESCRIPTOR_SHIFT)
     }
 
     /// `AArch64.BlockDescSupported`.
@@ -205,56 +182,38 @@ impl Regime {
         }
     }
 
+    /// What the last descriptor read maps the IPA to.
+    fn leaf(&self, levels: Levels, ipa: Ipa) -> Result<Walk, WalkFault> {
+        let Level { level, desc, .. } = levels.last().copied().unwrap_or_default();
+        let size = 1 << self.granule.level_shift(level);
+        let pa = self.address(desc, self.granule.level_shift(level)) + (ipa.0 & (size - 1));
+        // The whole output address counts, not only the leaf's base (`StageOA`). QEMU 10.0.2 looks at the base, which shows for
+        // 64 KiB blocks of level 1 (C1 in the recorded vectors).
+        self.check_output(pa, level)?;
+        let attrs = S2Attrs::from_desc(desc);
+        if !attrs.af {
+            return Err(WalkFault {
+                kind: FaultKind::AccessFlag,
+                level,
+            });
+        }
+        Ok(Walk {
+            levels,
+            pa,
+            size,
+            attrs,
+        })
+    }
+
     /// `AArch64.OAOutOfRange`.
-    fn check_output(&self, address: u64, level: i8) -> Result<(), WalkFault> {
-        if address >> self.output_bits == 0 {
+    fn check_output(&self, pa: Pa, level: i8) -> Result<(), WalkFault> {
+        if pa.0 >> self.output_bits == 0 {
             return Ok(());
         }
         Err(WalkFault {
             kind: FaultKind::AddressSize,
             level,
         })
-    }
-}
-
-/// Translates one input address (`AArch64.S2Walk`).
-///
-/// `fetch` reads the descriptor at a table address and tells where it physically lies. The caller has checked that the input is in range.
-fn walk<E: From<WalkFault>>(
-    regime: &Regime,
-    input: u64,
-    mut fetch: impl FnMut(Pa, i8) -> Result<(Pa, u64), E>,
-) -> Result<Found, E> {
-    let fault = |kind, level| E::from(WalkFault { kind, level });
-    let (mut table, mut level) = (regime.table, regime.start_level);
-    regime.check_output(table, 0)?;
-    let mut levels = Levels::default();
-    loop {
-        let (desc_pa, desc) = fetch(regime.entry(table, input, level), level)?;
-        levels.push(Level { level, desc_pa, desc });
-        match (desc & 0b11, level == LAST) {
-            (0b11, false) => {
-                table = regime.next_table(desc);
-                regime.check_output(table, level)?;
-                level += 1;
-            }
-            (0b11, true) | (0b01, false) if level == LAST || regime.has_block(level) => {
-                let shift = regime.granule.level_shift(level);
-                let address = regime.address(desc, shift) | input & mask(shift);
-                // The whole output address counts, not only the leaf's base (`StageOA`). QEMU 10.0.2 looks at the base, which
-                // shows for 64 KiB blocks of level 1 (C1 in the recorded vectors).
-                regime.check_output(address, level)?;
-                if desc & AF == 0 {
-                    return Err(fault(FaultKind::AccessFlag, level));
-                }
-                return Ok(Found {
-                    levels,
-                    address,
-                    size: 1 << shift,
-                });
-            }
-            _ => return Err(fault(FaultKind::Translation, level)),
-        }
     }
 }
 
@@ -274,8 +233,9 @@ const fn granule_of_tg0(tg0: u8) -> Granule {
     }
 }
 
+/// The low `bits` bits, fewer than 64.
 const fn mask(bits: u32) -> u64 {
-    if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
+    (1 << bits) - 1
 }
 
 /// The registers that describe a stage-2 translation regime.
@@ -287,7 +247,7 @@ pub struct Stage2 {
     pub vttbr: VttbrEl2,
 }
 
-/// A successful walk of stage 2 alone.
+/// A successful walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The descriptors read, the leaf last.
@@ -307,31 +267,33 @@ impl Walk {
     }
 }
 
-/// Translates one IPA as a hypervisor would that walks its own tables: no permission check, no hardware update.
+/// Translates one IPA (Arm ARM `AArch64.S2Translate` and `AArch64.S2Walk`, without the permission check).
 pub fn walk_stage2<S: DescriptorSource>(src: &mut S, regime: &Stage2, ipa: Ipa) -> Result<Walk, WalkFault> {
-    let unmapped = WalkFault {
-        kind: FaultKind::Translation,
-        level: 0,
-    };
-    let regime = Regime::stage2(regime.vtcr, regime.vttbr).ok_or(unmapped)?;
-    if ipa.0 & !mask(regime.input_bits) != 0 {
-        return Err(unmapped);
+    let fault = |kind, level| WalkFault { kind, level };
+    let regime = Regime::new(*regime).ok_or(fault(FaultKind::Translation, 0))?;
+    if ipa.0 >> regime.input_bits != 0 {
+        return Err(fault(FaultKind::Translation, 0));
     }
-    let found = walk(&regime, ipa.0, |pa, level| read_physical(src, pa, level))?;
-    Ok(Walk {
-        levels: found.levels,
-        pa: Pa(found.address),
-        size: found.size,
-        attrs: S2Attrs::from_desc(found.leaf().desc),
-    })
-}
-
-/// A descriptor at a physical address.
-fn read_physical<S: DescriptorSource>(src: &mut S, pa: Pa, level: i8) -> Result<(Pa, u64), WalkFault> {
-    src.read_descriptor(pa).map(|desc| (pa, desc)).ok_or(WalkFault {
-        kind: FaultKind::SyncExternalAbortOnWalk,
-        level,
-    })
+    let (mut table, mut level) = (regime.table, regime.start_level);
+    regime.check_output(table, 0)?;
+    let mut levels = Levels::default();
+    loop {
+        let desc_pa = regime.entry(table, ipa, level);
+        let desc = src
+            .read_descriptor(desc_pa)
+            .ok_or(fault(FaultKind::SyncExternalAbortOnWalk, level))?;
+        levels.push(Level { level, desc_pa, desc });
+        match (desc & 0b11, level) {
+            (0b11, LAST) => return regime.leaf(levels, ipa),
+            (0b01, _) if regime.has_block(level) => return regime.leaf(levels, ipa),
+            (0b11, _) => {
+                table = regime.address(desc, regime.granule.bits());
+                regime.check_output(table, level)?;
+                level += 1;
+            }
+            _ => return Err(fault(FaultKind::Translation, level)),
+        }
+    }
 }
 
 /// Whether the leaf allows the access (Arm ARM `AArch64.S2CheckPermissions`, direct permissions, data accesses).

@@ -226,6 +226,36 @@ fn walk_with_ds_starts_at_level_minus_1_and_gathers_a_52_bit_address() {
 }
 
 #[test]
+fn walk_of_64_kib_tables_takes_bits_51_to_48_from_vttbr_and_descriptor() {
+    // The table has two entries, but with 52-bit addresses no table is aligned to less than 64 bytes.
+    let regime = Stage2 {
+        vtcr: VtcrEl2::new().with_t0sz(34).with_tg0(1).with_sl0(1).with_ps(6),
+        vttbr: VttbrEl2::for_table(L1 + (0b100 << 2), 1),
+    };
+    let block = 3 << 29 | 0b1010 << 12 | 1 << 10 | 0b01;
+    let mut tables = Tables::default().with(Pa(L1.0 | 0b100 << 48), 1, block);
+
+    let walk = walk_stage2(&mut tables, &regime, Ipa(1 << 29 | 0x42)).unwrap();
+
+    assert_eq!(walk.pa, Pa(0b1010 << 48 | 3 << 29 | 0x42));
+}
+
+#[test]
+fn walk_through_a_4_tib_block_beyond_ps_raises_address_size_fault_though_its_base_is_in_range() {
+    let regime = Stage2 {
+        vtcr: VtcrEl2::new().with_t0sz(21).with_tg0(1).with_sl0(2).with_ps(2),
+        vttbr: VttbrEl2::for_table(L1, 1),
+    };
+    let mut tables = Tables::default().with(L1, 0, 1 << 10 | 0b01);
+
+    let low = walk_stage2(&mut tables, &regime, Ipa(0xff_ffff_0000)).map(|walk| walk.pa);
+    let high = walk_stage2(&mut tables, &regime, Ipa(1 << 40));
+
+    assert_eq!(low, Ok(Pa(0xff_ffff_0000)));
+    assert_eq!(high, Err(fault(FaultKind::AddressSize, 1)));
+}
+
+#[test]
 fn permission_check_allows_what_s2ap_says_and_names_the_leaf_level() {
     let read_only = S2Attrs { write: false, ..RW };
     let tables = Tables::default().with(L1, 1, leaf_desc(1, Pa(0x8000_0000), read_only));
