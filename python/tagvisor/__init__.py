@@ -44,9 +44,11 @@ from tagvisor.errors import (
     UnknownKnobValueError,
     UnknownProfileError,
     UserSignal,
+    VectorError,
 )
 from tagvisor.explore import Exploration, explore
 from tagvisor.host import Host
+from tagvisor.pe import Outcome, Pe, Walk
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
 from tagvisor.process import Mapping, Page, Pagemap, Process
 from tagvisor.vcpu import Vcpu
@@ -65,8 +67,10 @@ __all__ = [
     "LinuxError",
     "Mapping",
     "MmioAccess",
+    "Outcome",
     "Page",
     "Pagemap",
+    "Pe",
     "Policy",
     "PolicyViolation",
     "Process",
@@ -82,8 +86,10 @@ __all__ = [
     "UnknownProfileError",
     "UserSignal",
     "Vcpu",
+    "VectorError",
     "Violation",
     "Vm",
+    "Walk",
     "__version__",
     "build_info",
     "explore",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+EXIT_DIFFERS = 1
 EXIT_USER = 2
 EXIT_INTERNAL = 70  # EX_SOFTWARE
 EXIT_INTERRUPTED = 130  # 128 + SIGINT
@@ -95,6 +96,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the fl
         "tagvisor policies                    the kernels and decisions the model knows",
         "tagvisor record -- ./program         a real program's accesses and heap events",
         "tagvisor replay --limit 0.25         a recorded program, under memory pressure",
+        "tagvisor verify *.jsonl.gz           recorded answers of QEMU, replayed and compared",
     )
 )
 def root(
@@ -105,7 +107,8 @@ def root(
 ) -> None:
     """An executable model of Arm MTE under virtualisation, with a judge for every tag.
 
-    Exit codes: 0 done; 2 a mistake in what was given; 130 interrupted; 70 a fault of tagvisor.
+    Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake in what was given; 130
+    interrupted; 70 a fault of tagvisor.
     """
 
 
@@ -398,6 +401,31 @@ def bench(
     from tagvisor import _console  # noqa: PLC0415
 
     _console.console().print(benchmarks.table(found))
+
+
+@app.command(
+    epilog=_examples(
+        "tagvisor verify s2_at.jsonl.gz              one file",
+        "tagvisor verify *.jsonl.gz | tail -n 1      the totals, as JSON",
+    )
+)
+def verify(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Vector files: JSON lines, gzip if named *.gz."),
+    ],
+) -> None:
+    """Replay recorded answers of QEMU against the architecture, and count what differs.
+
+    The first ten mismatches are printed with what reproduces them; the last line is the totals as
+    JSON. The exit code is 1 when anything differs.
+    """
+    from tagvisor.verify import report  # noqa: PLC0415
+
+    tallies = report.verify_with_progress(paths)
+    report.print_report(tallies)
+    if report.totals(tallies)["mismatches"]:
+        raise typer.Exit(EXIT_DIFFERS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@
         ├── PolicyViolation                     a property of tagged memory does not hold
         ├── ScenarioError                       a scenario script that cannot be run
         ├── TraceError                          a trace file that cannot be read
+        ├── VectorError                         a vector file that cannot be replayed
         ├── RecordError                         a program that could not be recorded
         └── InternalError                       a fault of tagvisor itself
 
@@ -51,6 +52,7 @@ __all__ = [
     "UnknownKnobValueError",
     "UnknownProfileError",
     "UserSignal",
+    "VectorError",
 ]
 
 
@@ -278,6 +280,28 @@ class TraceError(TagvisorError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}: expected {self.expected}"
+
+
+class VectorError(TagvisorError):
+    """A vector file that cannot be replayed: foreign, damaged, or of a later version.
+
+    Args:
+        path: The file.
+        line: The line, from 1; 0 when it is the file as a whole.
+        problem: What is wrong.
+        expected: What would be right, in words that complete "expected ...".
+    """
+
+    def __init__(self, path: str, line: int, problem: str, expected: str) -> None:
+        super().__init__(path, line, problem, expected)
+        self.path = path
+        self.line = line
+        self.problem = problem
+        self.expected = expected
+
+    def __str__(self) -> str:
+        where = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{where}: {self.problem}: expected {self.expected}"
 
 
 class RecordError(TagvisorError):

@@ -133,6 +133,12 @@ impl Va {
         Tag::new((self.0 >> TAG_SHIFT) as u8)
     }
 
+    /// The tag of a pointer nobody tagged: copies of bit 55 (`AArch64.CanonicalTagCheck`).
+    #[inline]
+    pub const fn canonical_tag(self) -> Tag {
+        Tag::new(if self.0 >> 55 & 1 == 0 { 0 } else { 0xf })
+    }
+
     /// The same pointer with another logical tag; bits 63:60 stay (`AArch64.AddressWithAllocationTag`).
     #[inline]
     #[must_use]

@@ -1,12 +1,12 @@
-//! The stage-2 table walk: one loop over levels, everything configurable in a `Regime`.
+//! The table walk of both stages: one loop over levels, everything configurable in a [`Regime`].
 //!
-//! A `Regime` is the geometry of a walk, made of `VTCR_EL2` and `VTTBR_EL2`: granules of 4, 16 and 64 KiB, every T0SZ and
-//! SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`). [`walk_stage2`] reads real descriptors
-//! through a [`DescriptorSource`] and reports address size, translation and access flag faults and external aborts; the
-//! permission check is separate ([`check_s2_permission`]), because a TLB hit needs it too.
+//! A [`Regime`] is the geometry of one walk, made of `TCR_ELx` and `TTBRn_ELx` or of `VTCR_EL2` and `VTTBR_EL2`: granules of
+//! 4, 16 and 64 KiB, every TnSZ and SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`).
+//! [`walk`] reads real descriptors and reports address size, translation and access flag faults and external aborts;
+//! permissions, memory types and hardware updates of descriptors are [`translate`](mod@crate::translate)'s.
 //!
-//! Left out: stage 1, hardware update of access flag and dirty state, 128-bit descriptors, `FEAT_BBM`'s nT bit, the
-//! contiguous bit. The invariant: one descriptor is read per level, and nothing is allocated.
+//! Left out: 128-bit descriptors, `FEAT_BBM`'s nT bit, faults of a misprogrammed contiguous bit (IMPLEMENTATION DEFINED; not
+//! taken). The invariant: one descriptor is read per level, and nothing is allocated.
 
 use std::ops::Deref;
 
@@ -15,9 +15,9 @@ use thiserror::Error;
 use crate::addr::{Granule, Ipa, PA_MAX_BITS, Pa};
 use crate::desc::{FINAL_LEVEL, S2Attrs};
 use crate::fault::{Access, FaultKind};
-use crate::regs::{VtcrEl2, VttbrEl2};
+use crate::regs::{TcrEl1, TcrEl2, VtcrEl2, VttbrEl2};
 
-/// Up to 16 start-level tables may be concatenated, which resolves 4 more bits.
+/// Up to 16 start-level tables of stage 2 may be concatenated, which resolves 4 more bits.
 const MAX_CONCATENATION_BITS: u32 = 4;
 /// Bytes of a descriptor, as a shift.
 const DESCRIPTOR_SHIFT: u32 = 3;
@@ -25,6 +25,8 @@ const DESCRIPTOR_SHIFT: u32 = 3;
 const MAX_LEVELS: usize = 5;
 /// The last level of lookup, `FINAL_LEVEL`, in a number that level -1 fits.
 const LAST: i8 = FINAL_LEVEL.cast_signed();
+const AF: u64 = 1 << 10;
+const CONTIGUOUS: u64 = 1 << 52;
 
 // Start level 0 and every PS are legal only because the machine is this large (`AArch64.S2InvalidSL`).
 const _: () = assert!(PA_MAX_BITS >= 52);
@@ -33,22 +35,29 @@ const _: () = assert!(PA_MAX_BITS >= 52);
 pub trait DescriptorSource {
     /// The 64-bit little-endian word at `pa`, which is aligned to 8; `None` for an external abort.
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64>;
+    /// Replaces the word at `pa`, which was read before: hardware update of access flag or dirty state.
+    fn write_descriptor(&mut self, pa: Pa, desc: u64);
 }
 
-/// The geometry of a walk (`S2TTWParams`).
-#[derive(Clone, Copy)]
-struct Regime {
-    granule: Granule,
-    /// Bits of an IPA.
-    input_bits: u32,
+/// The geometry of one walk (`S1TTWParams`, `S2TTWParams`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Regime {
+    /// Translation granule.
+    pub granule: Granule,
+    /// Bits of an input address.
+    pub input_bits: u32,
     /// Level of the first lookup, -1 to 3.
-    start_level: i8,
-    /// The start-level table, aligned to its size.
-    table: Pa,
+    pub start_level: i8,
+    /// The start-level table, aligned to its size: an IPA for stage 1 under stage 2, else a physical address.
+    pub table: u64,
     /// Bits of an output address.
-    output_bits: u32,
+    pub output_bits: u32,
     /// 52-bit descriptors with the 4 KiB and 16 KiB granules.
-    ds: bool,
+    pub ds: bool,
+    /// Hardware sets the access flag.
+    pub ha: bool,
+    /// Hardware manages dirty state; needs `ha`.
+    pub hd: bool,
 }
 
 /// One step of a walk.
@@ -62,25 +71,19 @@ pub struct Level {
     pub desc: u64,
 }
 
-/// The steps of a walk, first lookup first; reads like a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Levels {
-    steps: [Level; MAX_LEVELS],
-    len: usize,
-}
-
-impl Levels {
-    fn push(&mut self, step: Level) {
-        self.steps[self.len] = step;
-        self.len += 1;
-    }
-}
-
-impl Deref for Levels {
-    type Target = [Level];
-    fn deref(&self) -> &[Level] {
-        &self.steps[..self.len]
-    }
+/// What a walk found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The last step, whose descriptor maps the input.
+    pub leaf: Level,
+    /// Where the leaf descriptor lies in the address space of the tables.
+    pub entry: u64,
+    /// The output address, page or block offset included.
+    pub address: u64,
+    /// Bytes the leaf maps, together with its neighbours if it has the contiguous hint.
+    pub size: u64,
+    /// `APTable`, `XNTable` and `PXNTable` of all tables on the way, at their places in a descriptor.
+    pub table_bits: u64,
 }
 
 /// Why a walk gave no translation.
@@ -94,9 +97,42 @@ pub struct WalkFault {
 }
 
 impl Regime {
-    /// `None` is a Translation fault at level 0: T0SZ out of range, or a start level that does not exist or does
+    /// Stage 1 of EL1&0, lower or upper half. `None` is a Translation fault at level 0: walks disabled (EPDn), or TnSZ out
+    /// of range (`AArch64.S1TxSZFaults`; a fault, not a clamp, with `FEAT_LVA` and `FEAT_TTST`).
+    pub fn stage1_el1(tcr: TcrEl1, ttbr: u64, upper: bool) -> Option<Self> {
+        let (granule, txsz, disabled) = if upper {
+            (granule_of_tg1(tcr.tg1()), tcr.t1sz(), tcr.epd1())
+        } else {
+            (granule_of_tg0(tcr.tg0()), tcr.t0sz(), tcr.epd0())
+        };
+        let regime = Self::stage1(granule, txsz, tcr.ips(), tcr.ds(), ttbr)?;
+        (!disabled).then(|| regime.with_updates(tcr.ha(), tcr.hd()))
+    }
+
+    /// Stage 1 of EL2 with `HCR_EL2.E2H` = 0.
+    pub fn stage1_el2(tcr: TcrEl2, ttbr: u64) -> Option<Self> {
+        let regime = Self::stage1(granule_of_tg0(tcr.tg0()), tcr.t0sz(), tcr.ps(), tcr.ds(), ttbr)?;
+        Some(regime.with_updates(tcr.ha(), tcr.hd()))
+    }
+
+    fn stage1(granule: Granule, txsz: u8, ps: u8, ds: bool, ttbr: u64) -> Option<Self> {
+        let ds = ds && granule != Granule::Kib64;
+        let input_bits = input_bits(granule, txsz, ds)?;
+        // `AArch64.S1StartLevel`: as few levels as resolve the input address.
+        let levels_above_last = (input_bits - 1 - granule.bits()) / granule.stride();
+        Some(Self::with_table(
+            granule,
+            input_bits,
+            LAST - levels_above_last as i8,
+            ps,
+            ds,
+            ttbr,
+        ))
+    }
+
+    /// Stage 2. `None` is a Translation fault at level 0: T0SZ out of range, or a start level that does not exist or does
     /// not fit (`AArch64.S2TxSZFaults`, `AArch64.S2InvalidSL`, `AArch64.S2InconsistentSL`).
-    fn new(Stage2 { vtcr, vttbr }: Stage2) -> Option<Self> {
+    pub fn stage2(vtcr: VtcrEl2, vttbr: VttbrEl2) -> Option<Self> {
         let granule = granule_of_tg0(vtcr.tg0());
         let ds = vtcr.ds() && granule != Granule::Kib64;
         let start_level = match (granule, ds && vtcr.sl2(), vtcr.sl0()) {
@@ -108,20 +144,17 @@ impl Regime {
             (Granule::Kib16, _, 3) if ds => 0,
             _ => return None,
         };
-        let smallest = if ds || granule == Granule::Kib64 { 12 } else { 16 };
-        if !(smallest..=largest_txsz(granule)).contains(&vtcr.t0sz()) {
-            return None;
-        }
-        let input_bits = 64 - u32::from(vtcr.t0sz());
+        let input_bits = input_bits(granule, vtcr.t0sz(), ds)?;
         let below_start = granule.level_shift(start_level);
         let resolvable = below_start + 1..=below_start + granule.stride() + MAX_CONCATENATION_BITS;
-        resolvable
-            .contains(&input_bits)
-            .then(|| Self::with_table(granule, input_bits, start_level, vtcr.ps(), ds, vttbr.into()))
+        resolvable.contains(&input_bits).then(|| {
+            Self::with_table(granule, input_bits, start_level, vtcr.ps(), ds, vttbr.into())
+                .with_updates(vtcr.ha(), vtcr.hd())
+        })
     }
 
     /// `AArch64.PhysicalAddressSize`, and the start-level table: the register's address aligned down to the table's size,
-    /// with bits 51:48 in bits 5:2 where tables may lie that high (`AArch64.S2TTBaseAddress`).
+    /// with bits 51:48 in bits 5:2 where tables may lie that high (`AArch64.S1TTBaseAddress`, `S2TTBaseAddress`).
     fn with_table(granule: Granule, input_bits: u32, start_level: i8, ps: u8, ds: bool, ttbr: u64) -> Self {
         let configured = match ps {
             0 => 32,
@@ -145,32 +178,42 @@ impl Regime {
             granule,
             input_bits,
             start_level,
-            table: Pa(table >> table_bits << table_bits),
+            table: table >> table_bits << table_bits,
             output_bits,
             ds,
+            ha: false,
+            hd: false,
+        }
+    }
+
+    fn with_updates(self, ha: bool, hd: bool) -> Self {
+        Self {
+            ha,
+            hd: ha && hd,
+            ..self
         }
     }
 
     /// An address inside a table or a leaf: bits 47 down to the alignment, and the upper bits where a descriptor has them
     /// (`AArch64.NextTableBase`, `AArch64.LeafBase`).
-    fn address(&self, desc: u64, aligned_to: u32) -> Pa {
+    fn address(&self, desc: u64, aligned_to: u32) -> u64 {
         let high = match self.granule {
             Granule::Kib64 => (desc >> 12 & 0xf) << 48,
             _ if self.ds => (desc >> 8 & 3) << 50 | (desc >> 48 & 3) << 48,
             _ => 0,
         };
-        Pa((desc & mask(48)) >> aligned_to << aligned_to | high)
+        (desc & mask(48)) >> aligned_to << aligned_to | high
     }
 
-    /// Where the entry for an IPA lies: at the start level all remaining input bits count, which is concatenation.
-    fn entry(&self, table: Pa, ipa: Ipa, level: i8) -> Pa {
+    /// Where the entry for an input lies: at the start level all remaining input bits count, which is concatenation.
+    fn entry(&self, table: u64, input: u64, level: i8) -> u64 {
         let shift = self.granule.level_shift(level);
         let top = if level == self.start_level {
             self.input_bits
         } else {
             shift + self.granule.stride()
         };
-        table + ((ipa.0 & mask(top)) >> shift << DESCRIPTOR_SHIFT)
+        table + ((input & mask(top)) >> shift << DESCRIPTOR_SHIFT)
     }
 
     /// `AArch64.BlockDescSupported`.
@@ -182,47 +225,109 @@ impl Regime {
         }
     }
 
-    /// What the last descriptor read maps the IPA to.
-    fn leaf(&self, levels: Levels, ipa: Ipa) -> Result<Walk, WalkFault> {
-        let Level { level, desc, .. } = levels.last().copied().unwrap_or_default();
-        let size = 1 << self.granule.level_shift(level);
-        let pa = self.address(desc, self.granule.level_shift(level)) + (ipa.0 & (size - 1));
+    /// log2 of the entries that a contiguous hint joins (`ContiguousSize`).
+    const fn contiguous_bits(&self, level: i8) -> u32 {
+        match (self.granule, level) {
+            (Granule::Kib4, 1..=3) => 4,
+            (Granule::Kib16, 2) | (Granule::Kib64, 2..=3) => 5,
+            (Granule::Kib16, 3) => 7,
+            _ => 0,
+        }
+    }
+
+    /// What the last descriptor read maps the input to.
+    fn leaf(&self, leaf: Level, entry: u64, input: u64, table_bits: u64) -> Result<Found, WalkFault> {
+        let Level { level, desc, .. } = leaf;
+        let shift = self.granule.level_shift(level);
+        let address = self.address(desc, shift) + (input & mask(shift));
         // The whole output address counts, not only the leaf's base (`StageOA`). QEMU 10.0.2 looks at the base, which shows for
         // 64 KiB blocks of level 1 (C1 in the recorded vectors).
-        self.check_output(pa, level)?;
-        let attrs = S2Attrs::from_desc(desc);
-        if !attrs.af {
-            return Err(WalkFault {
-                kind: FaultKind::AccessFlag,
-                level,
-            });
+        self.check_output(address, level)?;
+        if desc & AF == 0 && !self.ha {
+            let kind = FaultKind::AccessFlag;
+            return Err(WalkFault { kind, level });
         }
-        Ok(Walk {
-            levels,
-            pa,
-            size,
-            attrs,
+        let joined = if desc & CONTIGUOUS == 0 {
+            0
+        } else {
+            self.contiguous_bits(level)
+        };
+        Ok(Found {
+            leaf,
+            entry,
+            address,
+            size: 1 << (shift + joined),
+            table_bits,
         })
     }
 
     /// `AArch64.OAOutOfRange`.
-    fn check_output(&self, pa: Pa, level: i8) -> Result<(), WalkFault> {
-        if pa.0 >> self.output_bits == 0 {
+    fn check_output(&self, address: u64, level: i8) -> Result<(), WalkFault> {
+        if address >> self.output_bits == 0 {
             return Ok(());
         }
-        Err(WalkFault {
-            kind: FaultKind::AddressSize,
-            level,
-        })
+        let kind = FaultKind::AddressSize;
+        Err(WalkFault { kind, level })
     }
 }
 
-/// Up to 48, and 47 with the 64 KiB granule, with `FEAT_TTST` (`AArch64.MaxTxSZ`).
-const fn largest_txsz(granule: Granule) -> u8 {
-    match granule {
-        Granule::Kib64 => 47,
-        _ => 48,
+/// Translates one input address (`AArch64.S1Walk`, `AArch64.S2Walk`).
+///
+/// `fetch` reads the descriptor at an address of the tables' space and tells where it physically lies: for stage 1 the
+/// two differ while stage 2 is on. The caller has checked that the input is in range.
+#[inline]
+pub fn walk<E: From<WalkFault>>(
+    regime: &Regime,
+    input: u64,
+    mut fetch: impl FnMut(u64, i8) -> Result<Level, E>,
+) -> Result<Found, E> {
+    let (mut table, mut level, mut table_bits) = (regime.table, regime.start_level, 0);
+    regime.check_output(table, 0)?;
+    loop {
+        let entry = regime.entry(table, input, level);
+        let step = fetch(entry, level)?;
+        match (step.desc & 0b11, level) {
+            (0b11, LAST) => return Ok(regime.leaf(step, entry, input, table_bits)?),
+            (0b01, _) if regime.has_block(level) => return Ok(regime.leaf(step, entry, input, table_bits)?),
+            (0b11, _) => {
+                table = regime.address(step.desc, regime.granule.bits());
+                regime.check_output(table, level)?;
+                table_bits |= step.desc;
+                level += 1;
+            }
+            _ => {
+                let kind = FaultKind::Translation;
+                return Err(WalkFault { kind, level }.into());
+            }
+        }
     }
+}
+
+/// A descriptor at a physical address.
+#[inline]
+pub(crate) fn read_physical<S: DescriptorSource>(src: &mut S, pa: Pa, level: i8) -> Result<Level, WalkFault> {
+    let kind = FaultKind::SyncExternalAbortOnWalk;
+    let desc = src.read_descriptor(pa).ok_or(WalkFault { kind, level })?;
+    Ok(Level {
+        level,
+        desc_pa: pa,
+        desc,
+    })
+}
+
+/// The bits that TnSZ leaves: at most 48, or 52 where tables may be that large, and at least what `FEAT_TTST` allows
+/// (`AArch64.S1MinTxSZ`, `AArch64.MaxTxSZ`).
+const fn input_bits(granule: Granule, txsz: u8, ds: bool) -> Option<u32> {
+    let smallest = if ds || matches!(granule, Granule::Kib64) {
+        12
+    } else {
+        16
+    };
+    let largest = if matches!(granule, Granule::Kib64) { 47 } else { 48 };
+    if txsz < smallest || txsz > largest {
+        return None;
+    }
+    Some(64 - txsz as u32)
 }
 
 const fn granule_of_tg0(tg0: u8) -> Granule {
@@ -233,9 +338,38 @@ const fn granule_of_tg0(tg0: u8) -> Granule {
     }
 }
 
+const fn granule_of_tg1(tg1: u8) -> Granule {
+    match tg1 {
+        1 => Granule::Kib16,
+        3 => Granule::Kib64,
+        _ => Granule::Kib4,
+    }
+}
+
 /// The low `bits` bits, fewer than 64.
 const fn mask(bits: u32) -> u64 {
     (1 << bits) - 1
+}
+
+/// The steps of a walk, first lookup first; reads like a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Levels {
+    steps: [Level; MAX_LEVELS],
+    len: usize,
+}
+
+impl Levels {
+    fn push(&mut self, step: Level) {
+        self.steps[self.len] = step;
+        self.len += 1;
+    }
+}
+
+impl Deref for Levels {
+    type Target = [Level];
+    fn deref(&self) -> &[Level] {
+        &self.steps[..self.len]
+    }
 }
 
 /// The registers that describe a stage-2 translation regime.
@@ -247,7 +381,7 @@ pub struct Stage2 {
     pub vttbr: VttbrEl2,
 }
 
-/// A successful walk.
+/// A successful walk of stage 2 alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The descriptors read, the leaf last.
@@ -267,33 +401,28 @@ impl Walk {
     }
 }
 
-/// Translates one IPA (Arm ARM `AArch64.S2Translate` and `AArch64.S2Walk`, without the permission check).
+/// Translates one IPA as a hypervisor does that walks its own tables: no permission check, no hardware update.
 pub fn walk_stage2<S: DescriptorSource>(src: &mut S, regime: &Stage2, ipa: Ipa) -> Result<Walk, WalkFault> {
-    let fault = |kind, level| WalkFault { kind, level };
-    let regime = Regime::new(*regime).ok_or(fault(FaultKind::Translation, 0))?;
+    let unmapped = WalkFault {
+        kind: FaultKind::Translation,
+        level: 0,
+    };
+    let regime = Regime::stage2(regime.vtcr, regime.vttbr).ok_or(unmapped)?;
     if ipa.0 >> regime.input_bits != 0 {
-        return Err(fault(FaultKind::Translation, 0));
+        return Err(unmapped);
     }
-    let (mut table, mut level) = (regime.table, regime.start_level);
-    regime.check_output(table, 0)?;
     let mut levels = Levels::default();
-    loop {
-        let desc_pa = regime.entry(table, ipa, level);
-        let desc = src
-            .read_descriptor(desc_pa)
-            .ok_or(fault(FaultKind::SyncExternalAbortOnWalk, level))?;
-        levels.push(Level { level, desc_pa, desc });
-        match (desc & 0b11, level) {
-            (0b11, LAST) => return regime.leaf(levels, ipa),
-            (0b01, _) if regime.has_block(level) => return regime.leaf(levels, ipa),
-            (0b11, _) => {
-                table = regime.address(desc, regime.granule.bits());
-                regime.check_output(table, level)?;
-                level += 1;
-            }
-            _ => return Err(fault(FaultKind::Translation, level)),
-        }
-    }
+    let found = walk(&regime, ipa.0, |entry, level| {
+        let step = read_physical(src, Pa(entry), level)?;
+        levels.push(step);
+        Ok::<_, WalkFault>(step)
+    })?;
+    Ok(Walk {
+        levels,
+        pa: Pa(found.address),
+        size: found.size,
+        attrs: S2Attrs::from_desc(found.leaf.desc),
+    })
 }
 
 /// Whether the leaf allows the access (Arm ARM `AArch64.S2CheckPermissions`, direct permissions, data accesses).
@@ -303,6 +432,7 @@ pub fn check_s2_permission(walk: &Walk, access: Access) -> Result<(), WalkFault>
     let allowed = match access {
         Access::Read => walk.attrs.read,
         Access::Write => walk.attrs.write,
+        Access::Fetch => walk.attrs.exec,
     };
     if allowed {
         return Ok(());

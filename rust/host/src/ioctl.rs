@@ -5,9 +5,7 @@
 //!
 //! **Keeps**: an ioctl that is refused changes nothing; a VM that was destroyed answers -EBADF to all of them.
 
-use tagvisor_arch::{
-    Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, GcrEl1, Ipa, PAGE_SIZE, PageTags, RgsrEl1, Tag, Tcf, Va,
-};
+use tagvisor_arch::{Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, RgsrEl1, Tag, Va};
 use tagvisor_mem::Tlb;
 
 use crate::errno::Errno;
@@ -68,9 +66,10 @@ pub enum GuestExit {
 impl Machine {
     /// `KVM_CREATE_VM`: -ENOMEM when there is no memory for its root table.
     pub fn create_vm(&mut self, mm: MmId) -> Result<VmId, Errno> {
-        let kvm = Kvm::new(mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
+        let id = VmId(self.host.vms.len() as u32);
+        let kvm = Kvm::new(id, mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
         self.host.vms.push(kvm);
-        Ok(VmId(self.host.vms.len() as u32 - 1))
+        Ok(id)
     }
 
     /// Closes a VM: its memslots and stage-2 tables go. -EBADF if that was done before.
@@ -113,15 +112,9 @@ impl Machine {
         let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
         let kvm = self.host.vm_mut(vm);
         let index = kvm.vcpus.len() as u32;
-        let rgsr = RgsrEl1::new().with_seed((seed + u64::from(index)) as u16);
         let cpu = Cpu {
-            gcr: GcrEl1::new(),
-            rgsr,
-            tco: false,
-            tcf: Tcf::Sync,
-            tbi: true,
-            ata: kvm.mte,
-            el: 1,
+            rgsr: RgsrEl1::new().with_seed((seed + u64::from(index)) as u16),
+            ..Cpu::with_sync_checks(1, kvm.mte)
         };
         kvm.vcpus.push(Vcpu {
             cpu,

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 
 use tagvisor_arch::desc::{self, Desc, MemAttr, S2Attrs};
 use tagvisor_arch::walk::{Stage2, walk_stage2};
-use tagvisor_arch::{Cpu, Gfn, Ipa, PAGE_SIZE, Pa, Pfn, Va, VtcrEl2, VttbrEl2};
+use tagvisor_arch::{
+    Controls, Cpu, Features, Gfn, HcrEl2, Ipa, PAGE_SIZE, Pa, Pfn, SysRegs, TcrEl1, Va, VtcrEl2, VttbrEl2,
+};
 use tagvisor_mem::{PhysMem, Tlb};
 
 use crate::buddy::Buddy;
@@ -80,6 +82,9 @@ pub(crate) struct Kvm {
     pub(crate) mmu_invalidate_seq: u64,
     pub(crate) mmu_invalidate_in_progress: u32,
     pub(crate) slots_lock: bool,
+    /// What the VM's registers make of translation: they never change.
+    pub(crate) controls: Controls,
+    stage2: Stage2,
     root: Pfn,
     tables: Vec<Pfn>,
 }
@@ -95,14 +100,17 @@ impl std::hash::Hash for Kvm {
 }
 
 impl Kvm {
-    pub(crate) fn new(mm: MmId, buddy: &mut Buddy, mem: &mut PhysMem) -> Option<Self> {
+    pub(crate) fn new(id: VmId, mm: MmId, buddy: &mut Buddy, mem: &mut PhysMem) -> Option<Self> {
         let root = buddy.alloc_block(ROOT_PAGES.ilog2())?;
         for i in 0..ROOT_PAGES {
             mem.zero_page(Pfn(root.0 + i));
         }
+        let stage2 = stage2_regime(root, id);
         Some(Self {
             mm,
             alive: true,
+            controls: controls(stage2),
+            stage2,
             mte: false,
             slots: BTreeMap::new(),
             vcpus: Vec::new(),
@@ -113,13 +121,6 @@ impl Kvm {
             root,
             tables: Vec::new(),
         })
-    }
-
-    /// `VTCR_EL2` and `VTTBR_EL2` of the VM: 4 KiB granule, 40-bit IPA, start level 1, 48-bit output.
-    pub(crate) fn stage2(&self, id: VmId) -> Stage2 {
-        let vtcr = VtcrEl2::new().with_t0sz(64 - IPA_BITS).with_sl0(1).with_ps(5);
-        let vttbr = VttbrEl2::for_table(self.root.base(), id.0 as u16 + 1);
-        Stage2 { vtcr, vttbr }
     }
 
     /// `gfn_to_memslot`.
@@ -142,10 +143,29 @@ impl Kvm {
     }
 }
 
+/// `VTCR_EL2` and `VTTBR_EL2` of a VM: 4 KiB granule, 40-bit IPA, start level 1, 48-bit output.
+fn stage2_regime(root: Pfn, id: VmId) -> Stage2 {
+    let vtcr = VtcrEl2::new().with_t0sz(64 - IPA_BITS).with_sl0(1).with_ps(5);
+    let vttbr = VttbrEl2::for_table(root.base(), id.0 as u16 + 1);
+    Stage2 { vtcr, vttbr }
+}
+
+/// Translation of a guest whose stage 1 is off and Tagged, with top-byte-ignore in both halves.
+fn controls(Stage2 { vtcr, vttbr }: Stage2) -> Controls {
+    let sys = SysRegs {
+        tcr_el1: TcrEl1::new().with_tbi0(true).with_tbi1(true),
+        hcr_el2: HcrEl2::new().with_vm(true).with_dc(true).with_dct(true),
+        vtcr_el2: vtcr,
+        vttbr_el2: vttbr,
+        ..SysRegs::default()
+    };
+    Controls::new(&sys, Features::default())
+}
+
 impl Host {
     /// The stage-2 leaf that maps `ipa`, with the address of its descriptor.
     pub(crate) fn stage2_leaf(&mut self, vm: VmId, ipa: Ipa) -> Option<(Pa, Pa, S2Attrs)> {
-        let regime = self.vm(vm).stage2(vm);
+        let regime = self.vm(vm).stage2;
         let walk = walk_stage2(&mut self.mem, &regime, ipa.page()).ok()?;
         let last = walk.levels.last()?;
         Some((last.desc_pa, walk.pa, walk.attrs))

@@ -20,10 +20,12 @@
 //! # Ok::<(), tagvisor_mem::MemError>(())
 //! ```
 
+mod pe;
 mod phys;
 mod region;
 mod tlb;
 
+pub use pe::Pe;
 pub use phys::PhysMem;
 pub use region::{MemError, Region, RegionKind};
 pub use tlb::{Tlb, TlbEntry, TlbFlags};

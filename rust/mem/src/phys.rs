@@ -299,6 +299,10 @@ impl DescriptorSource for PhysMem {
         let region = self.region_of(pa.pfn())?;
         (region.online && region.kind != RegionKind::Device).then(|| self.read_u64(pa))
     }
+
+    fn write_descriptor(&mut self, pa: Pa, desc: u64) {
+        self.write_u64(pa, desc);
+    }
 }
 
 /// Splits `len` bytes from `pa` on at page boundaries: page frame, offset in it, bytes in it.

@@ -11,7 +11,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 
 use pyo3::prelude::*;
 
@@ -37,6 +37,24 @@ where
         Ok(answer) => answer.map_err(PyErr::from),
         Err(message) => Err(InternalError::new_err(message)),
     }
+}
+
+/// Runs short work on what `mutex` guards, with the GIL if nobody else has the guarded thing: giving the GIL up and taking
+/// it back costs more than the work. Whoever has the thing may need the GIL before it lets go, so waiting is done without.
+#[inline]
+pub(crate) fn quick<D: Send, T: Send>(
+    py: Python<'_>,
+    mutex: &Mutex<D>,
+    work: impl FnOnce(&mut D) -> T + Send,
+) -> PyResult<T> {
+    let Ok(mut guard) = mutex.try_lock() else {
+        return enter(py, || {
+            let mut guard = mutex.lock().map_err(|_| Refusal::Poisoned)?;
+            Ok(work(&mut guard))
+        });
+    };
+    // The guard goes into the closure, so that a panic poisons what it guards.
+    catch(move || work(&mut guard)).map_err(InternalError::new_err)
 }
 
 /// For work behind the door that takes long: an error once the user has pressed Ctrl-C (or a signal handler has raised).

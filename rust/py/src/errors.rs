@@ -45,6 +45,15 @@ pub(crate) enum Refusal {
     Explore(ExploreError),
     /// A Python exception, such as `KeyboardInterrupt`, to be raised as it is.
     Python(PyErr),
+    /// An argument that a pure crate refused.
+    Argument {
+        /// Its name.
+        argument: &'static str,
+        /// What was given, or what is wrong with it.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
     /// An earlier call panicked in the middle of a step.
     Poisoned,
 }
@@ -103,6 +112,11 @@ impl From<Refusal> for PyErr {
             Refusal::Exit(exit) => guest_exit(exit),
             Refusal::Explore(error) => explore_error(&error),
             Refusal::Python(error) => error,
+            Refusal::Argument {
+                argument,
+                value,
+                expected,
+            } => ArgumentError::new_err((argument, value, expected)),
             Refusal::Poisoned => {
                 InternalError::new_err("the machine had an internal error before and refuses further use")
             }
@@ -170,13 +184,14 @@ fn user_signal(signal: Signal) -> PyErr {
 
 fn guest_exit(exit: Exit) -> PyErr {
     match exit {
-        Exit::Exception(fault) => guest_exception(&fault),
+        Exit::Exception(fault) => guest_exception(&fault, GUEST_EL),
         Exit::Errno(errno) => GuestExit::new_err((None::<()>, errno.name())),
         Exit::Mmio { write, ipa, len, value } => GuestExit::new_err(((write, ipa.0, len, value), None::<&str>)),
     }
 }
 
-fn guest_exception(fault: &Fault) -> PyErr {
+/// A fault of an instruction executed at `el`.
+pub(crate) fn guest_exception(fault: &Fault, el: u8) -> PyErr {
     let kind = match fault.kind {
         FaultKind::AddressSize => "address-size",
         FaultKind::Translation => "translation",
@@ -187,5 +202,5 @@ fn guest_exception(fault: &Fault) -> PyErr {
         FaultKind::SyncExternalAbort => "external-abort",
         FaultKind::SyncExternalAbortOnWalk => "external-abort-on-walk",
     };
-    GuestException::new_err((fault.esr(GUEST_EL), fault.far(), fault.hpfar(), kind, fault.to_string()))
+    GuestException::new_err((fault.esr(el), fault.far(), fault.hpfar(), kind, fault.to_string()))
 }

@@ -14,6 +14,7 @@ mod errors;
 mod explore;
 mod machine;
 mod op;
+mod pe;
 mod policy;
 mod replay;
 
@@ -63,6 +64,8 @@ mod _native {
     use super::machine::Machine;
     #[pymodule_export]
     use super::op::Op;
+    #[pymodule_export]
+    use super::pe::Pe;
     #[pymodule_export]
     use super::policy::{policy_knobs, policy_profile, policy_profiles, policy_replace};
 

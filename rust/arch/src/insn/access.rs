@@ -1,31 +1,127 @@
-//! Tag-checked loads and stores of 1 to 16 bytes.
+//! Tag-checked loads and stores of 1 to 32 bytes.
 //!
-//! An access may be misaligned and may cross granules and one page boundary. Left out: atomics and exclusives. The
+//! An access may be misaligned and may cross granules and one page boundary. Left out: single-copy atomicity. The
 //! invariant: both pages are translated and every granule is checked before the first byte is read or written.
 
-use super::{Cpu, Mmu, Request, Span};
-use crate::addr::Va;
-use crate::fault::{Access, Fault};
+use super::{Cpu, Mmu, Span, alignment_fault};
+use crate::access::{AccessDesc, AccessKind, TagUse};
+use crate::addr::{GRANULE_SIZE, Va};
+use crate::fault::{Access, Fault, Syndrome};
+
+/// The most bytes an instruction moves: a pair of vector registers.
+const LARGEST: usize = 32;
+
+/// What alignment an access needs beyond what memory demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// A plain load or store: none.
+    Plain,
+    /// Load-acquire or store-release: inside 16 bytes, unless `SCTLR_ELx.nAA`.
+    Ordered,
+    /// Atomic or exclusive: inside 16 bytes (`FEAT_LSE2`).
+    Atomic,
+}
+
+/// A load or store instruction, apart from its address and data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemOp {
+    /// Bytes in all.
+    pub size: u8,
+    /// Bytes of one register of a pair: what must be aligned where alignment counts.
+    pub element: u8,
+    /// The exception level whose rules and permissions count: 0 for `LDTR` and `STTR` at EL1.
+    pub el: u8,
+    /// Subject to tag checks: not the stack pointer with an immediate offset, nor a literal load.
+    pub checked: bool,
+    /// Alignment.
+    pub order: Order,
+    /// What a stage-2 fault says of it.
+    pub syndrome: Syndrome,
+}
+
+impl MemOp {
+    /// A load or store of one register of 1, 2, 4 or 8 bytes; more are a pair of 8, which no syndrome describes.
+    #[inline]
+    pub fn plain(cpu: &Cpu, size: u8) -> Self {
+        Self {
+            size,
+            element: size.min(8).next_power_of_two(),
+            el: cpu.el,
+            checked: true,
+            order: Order::Plain,
+            syndrome: match size {
+                1 | 2 | 4 | 8 => Syndrome::new(size, 0, false, size == 8, false),
+                _ => Syndrome::NONE,
+            },
+        }
+    }
+
+    /// What the instruction demands of memory at `va`, once the alignment that the instruction itself needs is checked
+    /// (`AArch64.UnalignedAccessFaults`).
+    #[inline]
+    pub(super) fn access(&self, cpu: &Cpu, va: Va, read: bool, write: bool) -> Result<AccessDesc, Fault> {
+        let checked = self.checked && cpu.is_tag_checked(va, self.el, write);
+        let access = AccessDesc {
+            read,
+            aligned: va.0 & u64::from(self.element - 1) == 0,
+            pan: cpu.pan_applies(self.el),
+            tags: if checked { TagUse::Checked } else { TagUse::None },
+            syndrome: self.syndrome,
+            ..AccessDesc::new(AccessKind::Data, self.el, write, self.size)
+        };
+        if !access.aligned && self.must_be_aligned(cpu, va) {
+            return Err(alignment_fault(&access, va));
+        }
+        Ok(access)
+    }
+
+    #[cold]
+    fn must_be_aligned(&self, cpu: &Cpu, va: Va) -> bool {
+        let controls = &cpu.controls[cpu.el as usize];
+        let inside_16_bytes = va.0 % GRANULE_SIZE + u64::from(self.size) <= GRANULE_SIZE;
+        controls.strict_alignment
+            || match self.order {
+                Order::Plain => false,
+                Order::Ordered => !inside_16_bytes && !controls.unaligned_ordered,
+                Order::Atomic => !inside_16_bytes,
+            }
+    }
+}
 
 /// Loads `size` bytes (1, 2, 4, 8 or 16), little-endian. 16 bytes are a pair (`LDP`), which the syndrome does not describe.
 #[inline]
-pub fn load<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8) -> Result<u128, Fault> {
+pub fn load<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, size: u8) -> Result<u128, Fault> {
     debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no load of {size} bytes");
-    let span = checked_span(cpu, mmu, ptr, size, Access::Read)?;
     let mut bytes = [0; 16];
-    for (at, part) in span.parts() {
-        mmu.read(part.found.pa, &mut bytes[at..at + part.len as usize]);
-    }
+    load_with(cpu, mmu, va, &MemOp::plain(cpu, size), &mut bytes[..size as usize])?;
     Ok(u128::from_le_bytes(bytes))
 }
 
 /// Stores the low `size` bytes (1, 2, 4, 8 or 16) of `value`, little-endian. 16 bytes are a pair (`STP`).
 #[inline]
-pub fn store<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, value: u128) -> Result<(), Fault> {
+pub fn store<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, size: u8, value: u128) -> Result<(), Fault> {
     debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no store of {size} bytes");
-    let span = checked_span(cpu, mmu, ptr, size, Access::Write)?;
-    let bytes = value.to_le_bytes();
-    for (at, part) in span.parts() {
+    let op = MemOp::plain(cpu, size);
+    store_with(cpu, mmu, va, &op, &value.to_le_bytes()[..size as usize])
+}
+
+/// Any load: `bytes` is as long as `op.size`.
+#[inline]
+pub fn load_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: &MemOp, bytes: &mut [u8]) -> Result<(), Fault> {
+    debug_assert!(bytes.len() == op.size as usize && bytes.len() <= LARGEST);
+    let access = op.access(cpu, va, true, false)?;
+    for (at, part) in checked_span(cpu, mmu, va, &access)?.parts() {
+        mmu.read(part.found.pa, &mut bytes[at..at + part.len as usize]);
+    }
+    Ok(())
+}
+
+/// Any store: `bytes` is as long as `op.size`.
+#[inline]
+pub fn store_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: &MemOp, bytes: &[u8]) -> Result<(), Fault> {
+    debug_assert!(bytes.len() == op.size as usize && bytes.len() <= LARGEST);
+    let access = op.access(cpu, va, false, true)?;
+    for (at, part) in checked_span(cpu, mmu, va, &access)?.parts() {
         mmu.write(part.found.pa, &bytes[at..at + part.len as usize]);
     }
     Ok(())
@@ -35,27 +131,18 @@ pub fn store<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, value: u128) -> 
 ///
 /// A size no instruction has stands for several accesses in one record, and its syndrome describes none of them.
 #[inline]
-pub fn probe<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, access: Access) -> Result<(), Fault> {
-    checked_span(cpu, mmu, ptr, size, access).map(|_| ())
+pub fn probe<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, size: u8, access: Access) -> Result<(), Fault> {
+    let write = access == Access::Write;
+    let access = MemOp::plain(cpu, size).access(cpu, va, !write, write)?;
+    checked_span(cpu, mmu, va, &access).map(|_| ())
 }
 
 /// Translates all of an access, then checks all of it.
 #[inline]
-fn checked_span<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, size: u8, access: Access) -> Result<Span, Fault> {
-    let request = Request {
-        ptr,
-        access,
-        isv: matches!(size, 1 | 2 | 4 | 8),
-        size,
-    };
-    let span = Span::translate(request, cpu, mmu)?;
-    // Each register of a pair is an access of its own, so 8 bytes is the most that must be aligned.
-    let aligned = ptr.0 & (u64::from(size.min(8)).next_power_of_two() - 1) == 0;
-    if !aligned && span.parts().any(|(_, part)| part.found.device) {
-        return Err(request.device_alignment_fault());
-    }
+pub(super) fn checked_span<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, access: &AccessDesc) -> Result<Span, Fault> {
+    let span = Span::translate(mmu, va, access)?;
     for (_, part) in span.parts() {
-        part.request.check_tags(cpu, mmu, part.found, part.len)?;
+        part.check_tags(cpu, mmu, access)?;
     }
     Ok(span)
 }
@@ -73,13 +160,13 @@ mod tests {
 
     #[test]
     fn load_returns_what_store_wrote_across_two_pages() {
-        let (cpu, ptr) = (sync_cpu(), pointer(0xffd, 0));
+        let (mut cpu, ptr) = (sync_cpu(), pointer(0xffd, 0));
         let mut guest = Guest::new(&[Tagged, Tagged]);
         let value = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
 
-        store(&cpu, &mut guest, ptr, 16, value).unwrap();
+        store(&mut cpu, &mut guest, ptr, 16, value).unwrap();
 
-        assert_eq!(load(&cpu, &mut guest, ptr, 16), Ok(value));
+        assert_eq!(load(&mut cpu, &mut guest, ptr, 16), Ok(value));
         assert_eq!(guest.data[0xffd..0x1000], [0x77, 0x66, 0x55]);
     }
 
@@ -88,7 +175,7 @@ mod tests {
         let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
         let ptr = pointer(0x13, 6);
 
-        let fault = load(&sync_cpu(), &mut guest, ptr, 4).unwrap_err();
+        let fault = load(&mut sync_cpu(), &mut guest, ptr, 4).unwrap_err();
 
         assert_eq!(
             (fault.kind, fault.stage, fault.va),
@@ -102,7 +189,7 @@ mod tests {
         let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
         guest.tags[0].set(2, Tag::new(8));
 
-        let fault = store(&sync_cpu(), &mut guest, pointer(0x1c, 7), 8, 0).unwrap_err();
+        let fault = store(&mut sync_cpu(), &mut guest, pointer(0x1c, 7), 8, 0).unwrap_err();
 
         assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x20, 7)));
         assert_eq!(fault.esr(1), 0x9600_0051);
@@ -113,7 +200,7 @@ mod tests {
     fn store_whose_second_page_differs_in_tag_writes_nothing() {
         let mut guest = Guest::new(&[Tagged, Tagged]).with_tags(0, Tag::new(7));
 
-        let fault = store(&sync_cpu(), &mut guest, pointer(0xffc, 7), 8, 0).unwrap_err();
+        let fault = store(&mut sync_cpu(), &mut guest, pointer(0xffc, 7), 8, 0).unwrap_err();
 
         assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x1000, 7)));
         assert!(guest.data_is_untouched());
@@ -123,7 +210,7 @@ mod tests {
     fn store_whose_second_page_is_unmapped_faults_before_the_tag_check_of_the_first() {
         let mut guest = Guest::new(&[Tagged, Unmapped]).with_tags(0, Tag::new(7));
 
-        let fault = store(&sync_cpu(), &mut guest, pointer(0xffc, 6), 8, 0).unwrap_err();
+        let fault = store(&mut sync_cpu(), &mut guest, pointer(0xffc, 6), 8, 0).unwrap_err();
 
         assert_eq!((fault.kind, fault.va), (FaultKind::Translation, pointer(0x1000, 6)));
         assert!(guest.data_is_untouched());
@@ -133,8 +220,11 @@ mod tests {
     fn access_over_a_tagged_and_an_untagged_page_checks_the_tagged_one_only() {
         let mut guest = Guest::new(&[Untagged, Tagged]).with_tags(1, Tag::new(7));
 
-        assert_eq!(load(&sync_cpu(), &mut guest, pointer(0xffc, 7), 8).map(|_| ()), Ok(()));
-        let fault = load(&sync_cpu(), &mut guest, pointer(0xffc, 6), 8).unwrap_err();
+        assert_eq!(
+            load(&mut sync_cpu(), &mut guest, pointer(0xffc, 7), 8).map(|_| ()),
+            Ok(())
+        );
+        let fault = load(&mut sync_cpu(), &mut guest, pointer(0xffc, 6), 8).unwrap_err();
 
         assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x1000, 6)));
     }
@@ -143,8 +233,8 @@ mod tests {
     fn permission_fault_beats_tag_check_and_loads_from_read_only_pages_are_checked() {
         let mut guest = Guest::new(&[TaggedReadOnly]).with_tags(0, Tag::new(7));
 
-        let stored = store(&sync_cpu(), &mut guest, pointer(0, 6), 8, 0).unwrap_err();
-        let loaded = load(&sync_cpu(), &mut guest, pointer(0, 6), 8).unwrap_err();
+        let stored = store(&mut sync_cpu(), &mut guest, pointer(0, 6), 8, 0).unwrap_err();
+        let loaded = load(&mut sync_cpu(), &mut guest, pointer(0, 6), 8).unwrap_err();
 
         assert_eq!((stored.kind, stored.isv), (FaultKind::Permission, true));
         assert_eq!(loaded.kind, FaultKind::TagCheck);
@@ -173,7 +263,7 @@ mod tests {
         let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
 
         for cpu in unchecked {
-            assert!(load(&cpu, &mut guest, pointer(0, 0), 8).is_ok(), "{cpu:?}");
+            assert!(load(&mut cpu, &mut guest, pointer(0, 0), 8).is_ok(), "{cpu:?}");
         }
     }
 
@@ -185,7 +275,7 @@ mod tests {
         };
         let mut guest = Guest::new(&[Tagged]);
 
-        let fault = load(&cpu, &mut guest, pointer(0, 1), 8).unwrap_err();
+        let fault = load(&mut cpu, &mut guest, pointer(0, 1), 8).unwrap_err();
 
         let got = (fault.kind, fault.stage, fault.level);
         assert_eq!(got, (FaultKind::AddressSize, Stage::One, 0));
@@ -196,7 +286,7 @@ mod tests {
     fn pointer_above_52_bits_raises_address_size_fault_even_with_tbi() {
         let mut guest = Guest::new(&[Tagged]);
 
-        let fault = load(&sync_cpu(), &mut guest, Va(1 << 52), 8).unwrap_err();
+        let fault = load(&mut sync_cpu(), &mut guest, Va(1 << 52), 8).unwrap_err();
 
         assert_eq!((fault.kind, fault.stage), (FaultKind::AddressSize, Stage::One));
     }
@@ -205,26 +295,26 @@ mod tests {
     fn misaligned_access_to_device_memory_raises_alignment_fault_of_stage_2() {
         let mut guest = Guest::new(&[Device]);
 
-        let fault = store(&sync_cpu(), &mut guest, pointer(2, 0), 4, 0).unwrap_err();
+        let fault = store(&mut sync_cpu(), &mut guest, pointer(2, 0), 4, 0).unwrap_err();
 
         assert_eq!((fault.kind, fault.stage), (FaultKind::Alignment, Stage::Two));
-        assert!(store(&sync_cpu(), &mut guest, pointer(4, 0), 4, 0).is_ok());
+        assert!(store(&mut sync_cpu(), &mut guest, pointer(4, 0), 4, 0).is_ok());
     }
 
     #[test]
     fn pair_on_device_memory_needs_the_alignment_of_one_register() {
         let mut guest = Guest::new(&[Device]);
 
-        assert!(load(&sync_cpu(), &mut guest, pointer(8, 0), 16).is_ok());
-        assert!(load(&sync_cpu(), &mut guest, pointer(4, 0), 16).is_err());
+        assert!(load(&mut sync_cpu(), &mut guest, pointer(8, 0), 16).is_ok());
+        assert!(load(&mut sync_cpu(), &mut guest, pointer(4, 0), 16).is_err());
     }
 
     #[test]
     fn only_single_register_accesses_are_described_in_the_syndrome() {
         let mut guest = Guest::new(&[]);
 
-        let single = load(&sync_cpu(), &mut guest, pointer(0, 0), 8).unwrap_err();
-        let pair = load(&sync_cpu(), &mut guest, pointer(0, 0), 16).unwrap_err();
+        let single = load(&mut sync_cpu(), &mut guest, pointer(0, 0), 8).unwrap_err();
+        let pair = load(&mut sync_cpu(), &mut guest, pointer(0, 0), 16).unwrap_err();
 
         assert_eq!((single.isv, pair.isv), (true, false));
     }
@@ -235,10 +325,10 @@ mod tests {
         guest.tags[1].set(3, Tag::new(9));
         let ptr = pointer(0xfff, 0);
 
-        let fault = probe(&sync_cpu(), &mut guest, ptr, 0x42, Access::Write).unwrap_err();
+        let fault = probe(&mut sync_cpu(), &mut guest, ptr, 0x42, Access::Write).unwrap_err();
 
         assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x1030, 0)));
-        assert!(probe(&sync_cpu(), &mut guest, ptr, 0x31, Access::Write).is_ok());
+        assert!(probe(&mut sync_cpu(), &mut guest, ptr, 0x31, Access::Write).is_ok());
         assert!(guest.data_is_untouched());
     }
 
@@ -255,7 +345,7 @@ mod tests {
                 guest.tags[granule / 256].set(granule % 256, Tag::new(tag));
             }
 
-            let answer = load(&sync_cpu(), &mut guest, pointer(offset, logical), size);
+            let answer = load(&mut sync_cpu(), &mut guest, pointer(offset, logical), size);
 
             let mut bytes = offset..offset + u64::from(size);
             let first_bad = bytes.find(|byte| tags[(byte / 16) as usize] != logical);

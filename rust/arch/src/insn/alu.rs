@@ -1,7 +1,7 @@
-//! The instructions that work on tags in registers: `IRG`, `ADDG`, `SUBG`, `GMI`, `SUBP`.
+//! The instructions that work on tags in registers: `IRG`, `ADDG`, `SUBG`, `GMI`, `SUBP`, `SUBPS`.
 //!
-//! Left out: the flags of `SUBPS`, and an IMPLEMENTATION DEFINED source of random tags (`GCR_EL1.RRND` = 1 uses
-//! `RGSR_EL1` as well, as QEMU does). The invariant: only `IRG` changes state, and only `RGSR_EL1`.
+//! With `GCR_EL1.RRND` = 1 the source of random tags is IMPLEMENTATION DEFINED; here it is a generator that the caller seeds.
+//! Left out: nothing else. The invariant: only `IRG` changes state, and only the generator it draws from.
 
 use super::Cpu;
 use crate::addr::Va;
@@ -13,10 +13,14 @@ use crate::tag::{Tag, choose_non_excluded_tag};
 /// Arm ARM C6.2, IRG. The seed advances even where every tag is excluded and the answer is tag 0. Without access to
 /// allocation tags the answer is tag 0 and `RGSR_EL1` stays.
 pub fn irg(cpu: &mut Cpu, xn: u64, xm: u64) -> u64 {
-    if !cpu.ata {
+    if !cpu.ata() {
         return Va(xn).with_tag(Tag::ZERO).0;
     }
     let exclude = cpu.gcr.exclude() | xm as u16;
+    if cpu.gcr.rrnd() {
+        let start = cpu.random_tag();
+        return Va(xn).with_tag(choose_non_excluded_tag(start, 0, exclude)).0;
+    }
     let start = Tag::new(cpu.rgsr.tag());
     let offset = random_tag(&mut cpu.rgsr);
     let tag = choose_non_excluded_tag(start, offset, exclude);
@@ -46,9 +50,21 @@ pub fn subp(xn: u64, xm: u64) -> u64 {
     Va(xn).untagged().0.wrapping_sub(Va(xm).untagged().0)
 }
 
+/// `SUBPS Xd, Xn, Xm`: as [`subp`], with the flags NZCV of the subtraction in bits 3:0.
+pub fn subps(xn: u64, xm: u64) -> (u64, u8) {
+    let (left, right) = (Va(xn).untagged().0, Va(xm).untagged().0);
+    let (difference, borrow) = left.overflowing_sub(right);
+    let (_, overflow) = left.cast_signed().overflowing_sub(right.cast_signed());
+    let flags = [difference >> 63 != 0, difference == 0, !borrow, overflow];
+    (
+        difference,
+        flags.iter().fold(0, |nzcv, &flag| nzcv << 1 | u8::from(flag)),
+    )
+}
+
 /// The tag `ADDG` and `SUBG` give: 0 without access to allocation tags.
 fn offset_tag(cpu: &Cpu, xn: u64, tag_imm: u8) -> Tag {
-    if !cpu.ata {
+    if !cpu.ata() {
         return Tag::ZERO;
     }
     choose_non_excluded_tag(Va(xn).tag(), tag_imm, cpu.gcr.exclude())
@@ -133,10 +149,7 @@ mod tests {
 
     #[test]
     fn irg_without_tag_access_gives_tag_0_and_keeps_rgsr() {
-        let mut cpu = Cpu {
-            ata: false,
-            ..sync_cpu()
-        };
+        let mut cpu = Cpu::with_sync_checks(1, false);
         cpu.rgsr = RgsrEl1::new().with_seed(0xace1).with_tag(9);
 
         assert_eq!(irg(&mut cpu, 0xab00_0000_5000_0000, 0), 0xa000_0000_5000_0000);
@@ -178,10 +191,7 @@ mod tests {
 
     #[test]
     fn addg_and_subg_without_tag_access_give_tag_0() {
-        let cpu = Cpu {
-            ata: false,
-            ..sync_cpu()
-        };
+        let cpu = Cpu::with_sync_checks(1, false);
 
         assert_eq!(addg(&cpu, 0xa500_0000_0000_1000, 16, 3), 0xa000_0000_0000_1010);
         assert_eq!(subg(&cpu, 0xa500_0000_0000_1000, 16, 3), 0xa000_0000_0000_0ff0);
@@ -205,6 +215,32 @@ mod tests {
             0xff00_0000_0000_0001
         );
         assert_eq!(subp(5, 5), 0);
+    }
+
+    #[test]
+    fn subps_sets_the_flags_of_the_56_bit_difference() {
+        assert_eq!(subps(5, 5), (0, 0b0110));
+        assert_eq!(subps(0xff00_0000_0000_0004, 5), (u64::MAX, 0b1000));
+        assert_eq!(subps(6, 0x0100_0000_0000_0005), (1, 0b0010));
+        // The addresses are sign extended from bit 55, so the difference never overflows 64 bits.
+        assert_eq!(subps(0x007f_ffff_ffff_ffff, 0x0080_0000_0000_0000).1, 0b0000);
+    }
+
+    #[test]
+    fn irg_from_the_other_source_depends_on_its_seed_alone_and_leaves_rgsr() {
+        let tags = |entropy| {
+            let mut cpu = cpu_excluding(0x00ff);
+            cpu.gcr.set_rrnd(true);
+            cpu.entropy = entropy;
+            let tags = irg_run(&mut cpu, 0, 64);
+            assert_eq!(u64::from(cpu.rgsr), 0);
+            tags
+        };
+
+        assert_eq!(tags(1), tags(1));
+        assert_ne!(tags(1), tags(2));
+        assert!("89abcdef".chars().all(|tag| tags(1).contains(tag)), "{}", tags(1));
+        assert!(tags(1).chars().all(|tag| tag >= '8'));
     }
 
     proptest! {

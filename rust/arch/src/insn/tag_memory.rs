@@ -1,119 +1,87 @@
-//! The instructions that read and write allocation tags in memory, and the `DC` instructions that zero or tag a block.
+//! The instructions that read and write allocation tags in memory.
 //!
-//! None of them but `DC ZVA` is tag-checked. Where tags cannot be reached, because tag access is disabled or the memory
-//! is not Tagged, reads give 0 and writes are ignored, but address, alignment and permission are checked all the same and
-//! the zeroing forms still zero. Left out: that the multiple-granule forms are UNDEFINED at EL0. The invariant: every
-//! check comes before the first write.
+//! None of them is tag-checked. Where tags cannot be reached, because tag access is disabled or the memory is not Tagged,
+//! reads give 0 (or the canonical tag) and writes are ignored, but address, alignment and permission are checked all the
+//! same and the zeroing forms still zero. Left out: that the multiple-granule forms are UNDEFINED at EL0, which is the
+//! decoder's. The invariant: every check comes before the first write.
 
-use super::{Cpu, Mmu, Part, Request, Span, Translation};
+use super::{Cpu, Mmu, Part, Span, Translation, align_down, alignment_fault, tag_access};
+use crate::access::AccessKind;
 use crate::addr::{GRANULE_SIZE, Pa, Va};
-use crate::fault::{Access, Fault, FaultKind, Stage};
+use crate::attr::MemTag;
+use crate::fault::Fault;
+use crate::features::{DC_BLOCK_SIZE, GM_BLOCK_SIZE};
 use crate::tag::Tag;
-
-/// Bytes whose tags `LDGM` and `STGM` move: `GMID_EL1.BS` = 6.
-pub const GM_BLOCK_SIZE: u64 = 256;
-/// Bytes that `DC ZVA`, `DC GVA`, `DC GZVA` and `STZGM` act on: `DCZID_EL0.BS` = 4.
-pub const DC_BLOCK_SIZE: u64 = 64;
 
 const GRANULE: usize = GRANULE_SIZE as usize;
 const DC_BLOCK: usize = DC_BLOCK_SIZE as usize;
 /// The syndrome size of `LDGM` and `STGM`: of the register they move, as 256 does not fit and ISV is 0 anyway.
-const GM_REGISTER_SIZE: u8 = 8;
+const GM_REGISTER_SIZE: u64 = 8;
 
-/// `LDG`: the allocation tag of the granule `ptr` lies in.
-pub fn ldg<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va) -> Result<Tag, Fault> {
-    let ptr = align_down(ptr, GRANULE_SIZE);
-    let found = Request::undescribed(ptr, Access::Read, GRANULE_SIZE as u8).translate(cpu, mmu)?;
-    if !reaches_tags(cpu, found) {
-        return Ok(Tag::ZERO);
-    }
-    Ok(mmu.tag(found.pa))
+/// `LDG`: the tag of the granule `va` lies in (`AArch64.MemTag`).
+pub fn ldg<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va) -> Result<Tag, Fault> {
+    let va = align_down(va, GRANULE_SIZE);
+    let found = mmu.translate(va, &tag_access(cpu, AccessKind::Tag, false, GRANULE_SIZE))?;
+    Ok(match found.tags {
+        MemTag::Allocation if cpu.ata() => mmu.tag(found.pa),
+        MemTag::Canonical if cpu.ata() => va.canonical_tag(),
+        _ => Tag::ZERO,
+    })
 }
 
 /// `STG`: sets the tag of one granule.
-pub fn stg<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    store_granules(cpu, mmu, ptr, tag, GRANULE, None)
+pub fn stg<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, tag: Tag) -> Result<(), Fault> {
+    store_granules(cpu, mmu, va, tag, GRANULE, None)
 }
 
 /// `ST2G`: sets the tags of two granules.
-pub fn st2g<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    store_granules(cpu, mmu, ptr, tag, 2 * GRANULE, None)
+pub fn st2g<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, tag: Tag) -> Result<(), Fault> {
+    store_granules(cpu, mmu, va, tag, 2 * GRANULE, None)
 }
 
 /// `STZG`: sets the tag of one granule and zeroes it.
-pub fn stzg<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    store_granules(cpu, mmu, ptr, tag, GRANULE, Some(&[0; GRANULE]))
+pub fn stzg<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, tag: Tag) -> Result<(), Fault> {
+    store_granules(cpu, mmu, va, tag, GRANULE, Some(&[0; GRANULE]))
 }
 
 /// `STZ2G`: sets the tags of two granules and zeroes them.
-pub fn stz2g<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    store_granules(cpu, mmu, ptr, tag, 2 * GRANULE, Some(&[0; 2 * GRANULE]))
+pub fn stz2g<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, tag: Tag) -> Result<(), Fault> {
+    store_granules(cpu, mmu, va, tag, 2 * GRANULE, Some(&[0; 2 * GRANULE]))
 }
 
-/// `STGP`: stores a pair of registers and sets the granule's tag to the logical tag of `ptr`.
-pub fn stgp<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, low: u64, high: u64) -> Result<(), Fault> {
+/// `STGP`: stores a pair of registers and sets the granule's tag to the logical tag of `va`.
+pub fn stgp<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, low: u64, high: u64) -> Result<(), Fault> {
     let pair = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-    store_granules(cpu, mmu, ptr, ptr.tag(), GRANULE, Some(&pair))
+    store_granules(cpu, mmu, va, va.tag(), GRANULE, Some(&pair))
 }
 
-/// `LDGM`: the tags of the 256-byte block `ptr` lies in, granule `i` in bits `4i + 3` to `4i`.
-pub fn ldgm<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va) -> Result<u64, Fault> {
-    let ptr = align_down(ptr, GM_BLOCK_SIZE);
-    let found = Request::undescribed(ptr, Access::Read, GM_REGISTER_SIZE).translate(cpu, mmu)?;
-    if !reaches_tags(cpu, found) {
-        return Ok(0);
-    }
-    Ok(granules(found.pa, GM_BLOCK_SIZE)
-        .zip((0..).step_by(4))
-        .fold(0, |bits, (granule, shift)| {
-            bits | u64::from(mmu.tag(granule).get()) << shift
-        }))
+/// `LDGM`: the tags of the 256-byte block `va` lies in, granule `i` in bits `4i + 3` to `4i`.
+pub fn ldgm<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va) -> Result<u64, Fault> {
+    let va = align_down(va, GM_BLOCK_SIZE);
+    let found = mmu.translate(va, &tag_access(cpu, AccessKind::Tag, false, GM_REGISTER_SIZE))?;
+    Ok(match found.tags {
+        MemTag::Allocation if cpu.ata() => mmu.tag_block(found.pa),
+        MemTag::Canonical if cpu.ata() => u64::from(va.canonical_tag().get()) * 0x1111_1111_1111_1111,
+        _ => 0,
+    })
 }
 
-/// `STGM`: sets the tags of the 256-byte block `ptr` lies in, laid out as by [`ldgm`].
-pub fn stgm<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, bits: u64) -> Result<(), Fault> {
-    let ptr = align_down(ptr, GM_BLOCK_SIZE);
-    let found = Request::undescribed(ptr, Access::Write, GM_REGISTER_SIZE).translate(cpu, mmu)?;
-    if reaches_tags(cpu, found) {
-        for (granule, shift) in granules(found.pa, GM_BLOCK_SIZE).zip((0..).step_by(4)) {
-            mmu.set_tag(granule, Tag::new((bits >> shift) as u8));
-        }
+/// `STGM`: sets the tags of the 256-byte block `va` lies in, laid out as by [`ldgm`].
+pub fn stgm<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, bits: u64) -> Result<(), Fault> {
+    let va = align_down(va, GM_BLOCK_SIZE);
+    let found = mmu.translate(va, &tag_access(cpu, AccessKind::Tag, true, GM_REGISTER_SIZE))?;
+    if cpu.ata() && found.tags == MemTag::Allocation {
+        mmu.set_tag_block(found.pa, bits);
     }
     Ok(())
 }
 
-/// `STZGM`: sets the tags of the 64-byte block `ptr` lies in and zeroes it.
-pub fn stzgm<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    let ptr = align_down(ptr, DC_BLOCK_SIZE);
-    let found = Request::undescribed(ptr, Access::Write, DC_BLOCK_SIZE as u8).translate(cpu, mmu)?;
+/// `STZGM`: sets the tags of the 64-byte block `va` lies in and zeroes it.
+pub fn stzgm<M: Mmu>(cpu: &Cpu, mmu: &mut M, va: Va, tag: Tag) -> Result<(), Fault> {
+    let va = align_down(va, DC_BLOCK_SIZE);
+    let found = mmu.translate(va, &tag_access(cpu, AccessKind::Tag, true, DC_BLOCK_SIZE))?;
     mmu.write(found.pa, &[0; DC_BLOCK]);
     set_tags(cpu, mmu, found, DC_BLOCK_SIZE, tag);
-    Ok(())
-}
-
-/// `DC GVA`: sets the tags of the 64-byte block `ptr` lies in. The instruction takes `tag` from its pointer.
-pub fn dc_gva<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    let found = translate_dc_block(cpu, mmu, ptr)?;
-    set_tags(cpu, mmu, found, DC_BLOCK_SIZE, tag);
-    Ok(())
-}
-
-/// `DC GZVA`: sets the tags of the 64-byte block `ptr` lies in and zeroes it.
-pub fn dc_gzva<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va, tag: Tag) -> Result<(), Fault> {
-    let found = translate_dc_block(cpu, mmu, ptr)?;
-    mmu.write(found.pa, &[0; DC_BLOCK]);
-    set_tags(cpu, mmu, found, DC_BLOCK_SIZE, tag);
-    Ok(())
-}
-
-/// `DC ZVA`: zeroes the 64-byte block `ptr` lies in, tag-checked as a store to every byte of it.
-///
-/// Arm ARM `AArch64.MemZero`: `WnR` is 1, and FAR is the first granule that is wrong. QEMU 10.0.2 reports `WnR` = 0 and the
-/// start of the block whichever granule is wrong (quirk Q1 of the recorded vectors); this is the architecture's answer.
-pub fn dc_zva<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va) -> Result<(), Fault> {
-    let found = translate_dc_block(cpu, mmu, ptr)?;
-    dc_request(align_down(ptr, DC_BLOCK_SIZE)).check_tags(cpu, mmu, found, DC_BLOCK_SIZE)?;
-    mmu.write(found.pa, &[0; DC_BLOCK]);
     Ok(())
 }
 
@@ -121,16 +89,16 @@ pub fn dc_zva<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va) -> Result<(), Fault> {
 fn store_granules<M: Mmu>(
     cpu: &Cpu,
     mmu: &mut M,
-    ptr: Va,
+    va: Va,
     tag: Tag,
     size: usize,
     data: Option<&[u8]>,
 ) -> Result<(), Fault> {
-    let request = Request::undescribed(ptr, Access::Write, size as u8);
-    if !ptr.0.is_multiple_of(GRANULE_SIZE) {
-        return Err(request.fault(FaultKind::Alignment, Stage::One));
+    let access = tag_access(cpu, AccessKind::Tag, true, size as u64);
+    if !va.0.is_multiple_of(GRANULE_SIZE) {
+        return Err(alignment_fault(&access, va));
     }
-    for (at, Part { found, len, .. }) in Span::translate(request, cpu, mmu)?.parts() {
+    for (at, Part { found, len, .. }) in Span::translate(mmu, va, &access)?.parts() {
         if let Some(data) = data {
             mmu.write(found.pa, &data[at..at + len as usize]);
         }
@@ -139,32 +107,9 @@ fn store_granules<M: Mmu>(
     Ok(())
 }
 
-fn dc_request(ptr: Va) -> Request {
-    Request::undescribed(ptr, Access::Write, DC_BLOCK_SIZE as u8)
-}
-
-/// Translates the block a `DC` instruction names. Faults report the pointer as given; Device memory is refused, whatever
-/// the pointer's alignment (`AArch64.S2HasAlignmentFault` for `AccessType_DCZero`).
-fn translate_dc_block<M: Mmu>(cpu: &Cpu, mmu: &mut M, ptr: Va) -> Result<Translation, Fault> {
-    let request = dc_request(ptr);
-    let found = request.translate(cpu, mmu)?;
-    if found.device {
-        return Err(request.device_alignment_fault());
-    }
-    Ok(Translation {
-        pa: Pa(found.pa.0 & !(DC_BLOCK_SIZE - 1)),
-        ..found
-    })
-}
-
-/// Whether the access gets at tags at all: enabled, and the memory has them.
-fn reaches_tags(cpu: &Cpu, found: Translation) -> bool {
-    cpu.ata && found.tagged
-}
-
 /// Gives every granule of `len` bytes `tag`, if tags can be reached.
-fn set_tags<M: Mmu>(cpu: &Cpu, mmu: &mut M, found: Translation, len: u64, tag: Tag) {
-    if reaches_tags(cpu, found) {
+pub(super) fn set_tags<M: Mmu>(cpu: &Cpu, mmu: &mut M, found: Translation, len: u64, tag: Tag) {
+    if cpu.ata() && found.tags == MemTag::Allocation {
         for granule in granules(found.pa, len) {
             mmu.set_tag(granule, tag);
         }
@@ -176,15 +121,11 @@ fn granules(start: Pa, len: u64) -> impl Iterator<Item = Pa> {
     (0..len / GRANULE_SIZE).map(move |index| start + index * GRANULE_SIZE)
 }
 
-/// The pointer rounded down to a block of `size` bytes; the top byte stays.
-fn align_down(ptr: Va, size: u64) -> Va {
-    Va(ptr.0 & !(size - 1))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::insn::test_guest::Page::{Device, Tagged, TaggedReadOnly, Unmapped, Untagged};
+    use crate::fault::{Access, FaultKind, Stage};
+    use crate::insn::test_guest::Page::{Tagged, TaggedReadOnly, Unmapped, Untagged};
     use crate::insn::test_guest::{Guest, pointer, sync_cpu};
 
     const SEVEN: Tag = Tag::new(7);
@@ -221,7 +162,7 @@ mod tests {
         let written = stg(&sync_cpu(), &mut guest, pointer(0x10, 3), SEVEN).unwrap_err();
 
         assert_eq!(
-            (read.va, read.access, read.isv),
+            (read.va, read.access, read.syndrome.is_valid()),
             (pointer(0x10, 3), Access::Read, false)
         );
         assert_eq!((written.va, written.access), (pointer(0x10, 3), Access::Write));
@@ -230,10 +171,7 @@ mod tests {
     #[test]
     fn misaligned_tag_store_faults_before_translation() {
         let mut guest = Guest::new(&[Unmapped]);
-        let cpu = Cpu {
-            ata: false,
-            ..sync_cpu()
-        };
+        let cpu = Cpu::with_sync_checks(1, false);
 
         let fault = stg(&cpu, &mut guest, pointer(0x8, 0), SEVEN).unwrap_err();
 
@@ -307,19 +245,6 @@ mod tests {
     }
 
     #[test]
-    fn dc_gva_tags_its_block_and_dc_gzva_zeroes_it_too() {
-        let mut guest = Guest::new(&[Tagged]);
-
-        dc_gva(&sync_cpu(), &mut guest, pointer(0x01, 0), SEVEN).unwrap();
-        assert!(guest.data_is_untouched());
-        dc_gzva(&sync_cpu(), &mut guest, pointer(0x7f, 0), SEVEN).unwrap();
-
-        assert_eq!(digits(&guest, 0, 9), "777777770");
-        assert!(guest.data[0x40..0x80].iter().all(|&byte| byte == 0));
-        assert_eq!((guest.data[0x3f], guest.data[0x80]), (0xee, 0xee));
-    }
-
-    #[test]
     fn memory_without_tags_reads_tag_0_ignores_tag_writes_and_still_zeroes() {
         let mut guest = Guest::new(&[Untagged]).with_tags(0, SEVEN);
 
@@ -334,56 +259,13 @@ mod tests {
 
     #[test]
     fn disabled_tag_access_acts_like_memory_without_tags() {
-        let cpu = Cpu {
-            ata: false,
-            ..sync_cpu()
-        };
+        let cpu = Cpu::with_sync_checks(1, false);
         let mut guest = Guest::new(&[Tagged]).with_tags(0, SEVEN);
 
         assert_eq!(ldg(&cpu, &mut guest, pointer(0, 0)), Ok(Tag::ZERO));
-        dc_gzva(&cpu, &mut guest, pointer(0, 0), Tag::new(9)).unwrap();
+        stzg(&cpu, &mut guest, pointer(0, 0), Tag::new(9)).unwrap();
 
         assert_eq!(guest.tags[0].is_uniform(), Some(SEVEN));
         assert_eq!(guest.data[0], 0);
-    }
-
-    #[test]
-    fn dc_zva_checks_every_granule_of_the_block_as_a_store() {
-        let mut guest = Guest::new(&[Tagged]).with_tags(0, SEVEN);
-        guest.tags[0].set(6, Tag::new(8));
-
-        let fault = dc_zva(&sync_cpu(), &mut guest, pointer(0x45, 7)).unwrap_err();
-
-        assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(0x60, 7)));
-        assert_eq!(fault.esr(1), 0x9600_0051, "WnR = 1; QEMU's 0 is quirk Q1");
-        assert!(guest.data_is_untouched());
-    }
-
-    #[test]
-    fn dc_zva_zeroes_its_block_and_keeps_its_tags() {
-        let mut guest = Guest::new(&[Tagged]).with_tags(0, SEVEN);
-
-        dc_zva(&sync_cpu(), &mut guest, pointer(0x45, 7)).unwrap();
-
-        assert!(guest.data[0x40..0x80].iter().all(|&byte| byte == 0));
-        assert_eq!(guest.tags[0].is_uniform(), Some(SEVEN));
-    }
-
-    #[test]
-    fn dc_instructions_refuse_device_memory_even_aligned() {
-        let mut guest = Guest::new(&[Device]);
-
-        let fault = dc_zva(&sync_cpu(), &mut guest, pointer(0x40, 0)).unwrap_err();
-
-        assert_eq!((fault.kind, fault.stage), (FaultKind::Alignment, Stage::Two));
-    }
-
-    #[test]
-    fn dc_fault_reports_the_pointer_as_given() {
-        let mut guest = Guest::new(&[Unmapped]);
-
-        let fault = dc_gva(&sync_cpu(), &mut guest, pointer(0x45, 7), SEVEN).unwrap_err();
-
-        assert_eq!(fault.va, pointer(0x45, 7));
     }
 }

@@ -1,9 +1,10 @@
 //! A small guest for the unit tests: a few pages of memory at PA = VA, each with a type and permissions of its own.
 
-use super::{Cpu, Mmu, Tcf, Translation};
+use super::{Cpu, Mmu, Translation};
+use crate::access::{AccessDesc, Grants};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Va};
-use crate::fault::{Access, Fault, FaultKind, Stage};
-use crate::regs::{GcrEl1, RgsrEl1};
+use crate::attr::MemTag;
+use crate::fault::{Fault, FaultKind, Stage};
 use crate::tag::{PageTags, Tag};
 
 /// The first page of the guest.
@@ -15,6 +16,7 @@ pub(super) enum Page {
     Tagged,
     TaggedReadOnly,
     Untagged,
+    Canonical,
     Device,
     Unmapped,
 }
@@ -48,28 +50,43 @@ impl Guest {
 }
 
 impl Mmu for Guest {
-    fn translate(&mut self, va: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
+    fn translate(&mut self, va: Va, access: &AccessDesc) -> Result<Translation, Fault> {
         let ipa = Ipa(va.untagged().0);
-        let fault = |kind| Fault {
-            kind,
-            stage: Stage::Two,
-            level: 3,
-            access,
-            va,
+        let fault = |kind, level| Fault {
+            level,
             ipa,
-            isv,
-            size,
+            ..access.fault(kind, Stage::Two, va)
         };
         let index = ipa.0.checked_sub(BASE).map(|offset| (offset / PAGE_SIZE) as usize);
-        match index.and_then(|index| self.pages.get(index)).unwrap_or(&Page::Unmapped) {
-            Page::Unmapped => Err(fault(FaultKind::Translation)),
-            Page::TaggedReadOnly if access == Access::Write => Err(fault(FaultKind::Permission)),
-            page => Ok(Translation {
-                pa: Pa(ipa.0),
-                tagged: matches!(page, Page::Tagged | Page::TaggedReadOnly),
-                device: *page == Page::Device,
-            }),
+        let page = *index
+            .and_then(|index| self.pages.get(index))
+            .ok_or(fault(FaultKind::Translation, 3))?;
+        if page == Page::Unmapped {
+            return Err(fault(FaultKind::Translation, 3));
         }
+        if page == Page::Device && access.misaligned_for_device() {
+            return Err(fault(FaultKind::Alignment, 0));
+        }
+        let read_only = Grants::ALL_READ;
+        let grants = if page == Page::TaggedReadOnly {
+            read_only
+        } else {
+            Grants::all()
+        };
+        if let Some(access) = access.refused_by(grants) {
+            return Err(Fault {
+                access,
+                ..fault(FaultKind::Permission, 3)
+            });
+        }
+        Ok(Translation {
+            pa: Pa(ipa.0),
+            tags: match page {
+                Page::Tagged | Page::TaggedReadOnly => MemTag::Allocation,
+                Page::Canonical => MemTag::Canonical,
+                _ => MemTag::Untagged,
+            },
+        })
     }
 
     fn read(&mut self, pa: Pa, buf: &mut [u8]) {
@@ -98,15 +115,7 @@ impl Mmu for Guest {
 
 /// An EL1 processor with synchronous tag checks.
 pub(super) fn sync_cpu() -> Cpu {
-    Cpu {
-        gcr: GcrEl1::new(),
-        rgsr: RgsrEl1::new(),
-        tco: false,
-        tcf: Tcf::Sync,
-        tbi: true,
-        ata: true,
-        el: 1,
-    }
+    Cpu::with_sync_checks(1, true)
 }
 
 /// A pointer into the guest.

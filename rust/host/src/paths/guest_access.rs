@@ -6,15 +6,16 @@
 //!
 //! **Keeps**: an instruction either completes or has no effect.
 
-use tagvisor_arch::walk::{check_s2_permission, walk_stage2};
-use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, MemAttr, Pfn, Stage, Translation, Va, insn};
+use tagvisor_arch::{
+    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, Ipa, MemTag, Stage, Translated, Translation, Va, insn, translate,
+};
 use tagvisor_mem::{TlbEntry, TlbFlags};
 
 use crate::errno::Errno;
 use crate::ids::{Actor, VcpuId};
 use crate::log::{Key, note};
 use crate::ops::{GuestOp, Op, OpResult};
-use crate::paths::watched::{Owner, Regime, Request, Watched};
+use crate::paths::watched::{Owner, Regime, Watched};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -114,36 +115,16 @@ fn run_guest_op(cpu: &mut Cpu, mmu: &mut Watched<'_, GuestRegime>, op: GuestOp) 
 struct GuestRegime(VcpuId);
 
 impl Regime for GuestRegime {
-    fn translate(&self, host: &mut Host, request: Request) -> Result<(Translation, Owner), Fault> {
-        let Request { ptr, access, isv, size } = request;
-        let (vm, ipa) = (self.0.vm, Ipa(ptr.untagged().0));
-        let regime = host.vm(vm).stage2(vm);
-        let walked =
-            walk_stage2(&mut host.mem, &regime, ipa).and_then(|walk| check_s2_permission(&walk, access).map(|()| walk));
-        let walk = walked.map_err(|f| Fault {
-            kind: f.kind,
-            stage: Stage::Two,
-            level: f.level,
-            access,
-            va: ptr,
-            ipa,
-            isv,
-            size,
-        })?;
-        let device = walk.attrs.mem.is_device();
-        // No "tagged" bit exists at stage 2: Normal Write-Back and a Tagged stage 1 make Tagged memory.
-        let tagged = walk.attrs.mem == MemAttr::NormalWb;
-        host.tlb_fill(self.0, ptr, walk.pa.pfn(), walk.attrs.write, tagged, device);
+    fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault> {
+        let vm = self.0.vm;
+        let controls = &host.vms[vm.0 as usize].controls;
+        let found = translate(&mut host.mem, controls, ptr, access, &mut |_, _| ())?;
+        host.tlb_fill(self.0, ptr, &found);
         let kvm = host.vm(vm);
-        let owner = kvm.memslot(ipa.gfn()).map(|slot| (kvm.mm, slot.hva(ipa.gfn())));
-        Ok((
-            Translation {
-                pa: walk.pa,
-                tagged,
-                device,
-            },
-            owner,
-        ))
+        let gfn = found.ipa.gfn();
+        let owner = kvm.memslot(gfn).map(|slot| (kvm.mm, slot.hva(gfn)));
+        let tags = found.attrs.tags;
+        Ok((Translation { pa: found.pa, tags }, owner))
     }
 }
 
@@ -156,18 +137,19 @@ impl Host {
         &mut self.vm_mut(id.vm).vcpus[id.index as usize]
     }
 
-    fn tlb_fill(&mut self, vcpu: VcpuId, ptr: Va, pfn: Pfn, write: bool, tagged: bool, device: bool) {
+    fn tlb_fill(&mut self, vcpu: VcpuId, ptr: Va, found: &Translated) {
         if self.tlb_bits == 0 {
             return;
         }
+        let pfn = found.pa.pfn();
         let mut flags = TlbFlags::READ;
-        flags.set(TlbFlags::WRITE, write);
+        flags.set(TlbFlags::WRITE, found.grants.contains(Grants::WRITE));
         // A hit is decided on the frame's tags alone, so memory without tag storage never counts as Tagged here.
         flags.set(
             TlbFlags::TAGGED,
-            tagged && self.vm(vcpu.vm).mte && self.mem.has_tags(pfn),
+            found.attrs.tags == MemTag::Allocation && self.vm(vcpu.vm).mte && self.mem.has_tags(pfn),
         );
-        flags.set(TlbFlags::DEVICE, device);
+        flags.set(TlbFlags::DEVICE, found.attrs.is_device());
         let entry = TlbEntry {
             page: ptr.vpn(),
             frame: self.mem.touch(pfn),

@@ -6,7 +6,7 @@
 //!
 //! **Keeps**: an access either completes or has no effect.
 
-use tagvisor_arch::{Access, Cpu, Fault, FaultKind, GcrEl1, Ipa, RgsrEl1, Stage, Tcf, Translation, insn};
+use tagvisor_arch::{Access, AccessDesc, Cpu, Fault, FaultKind, MemTag, Stage, Translation, Va, insn};
 
 use crate::errno::Signal;
 use crate::ids::{Actor, MmId};
@@ -14,7 +14,7 @@ use crate::log::{Key, note};
 use crate::mm::{Prot, Pte};
 use crate::ops::{Op, OpResult, UserOp};
 use crate::paths::fault;
-use crate::paths::watched::{Owner, Regime, Request, Watched};
+use crate::paths::watched::{Owner, Regime, Watched};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -44,11 +44,12 @@ fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let Op::User(mm, op) = io.op else {
         unreachable!("user accesses are entered for Op::User only")
     };
-    let cpu = el0_cpu();
+    // A process that asked for synchronous checks and the tagged address ABI.
+    let mut cpu = Cpu::with_sync_checks(0, true);
     let mut mmu = Watched::new(host, UserRegime(mm), Actor::Process(mm));
     let outcome = match op {
-        UserOp::Load { ptr, size } => insn::load(&cpu, &mut mmu, ptr, size).map(|v| v as u64),
-        UserOp::Store { ptr, size, value } => insn::store(&cpu, &mut mmu, ptr, size, value.into()).map(|()| 0),
+        UserOp::Load { ptr, size } => insn::load(&mut cpu, &mut mmu, ptr, size).map(|v| v as u64),
+        UserOp::Store { ptr, size, value } => insn::store(&mut cpu, &mut mmu, ptr, size, value.into()).map(|()| 0),
         UserOp::Ldg { ptr } => insn::ldg(&cpu, &mut mmu, ptr).map(|t| t.get().into()),
         UserOp::Stg { ptr, tag } => insn::stg(&cpu, &mut mmu, ptr, tag).map(|()| 0),
     };
@@ -78,19 +79,6 @@ fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     }
 }
 
-/// A process that asked for synchronous checks and the tagged address ABI.
-fn el0_cpu() -> Cpu {
-    Cpu {
-        gcr: GcrEl1::new(),
-        rgsr: RgsrEl1::new(),
-        tco: false,
-        tcf: Tcf::Sync,
-        tbi: true,
-        ata: true,
-        el: 0,
-    }
-}
-
 fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     host.mm_mut(l.mm).mmap_lock.read_unlock();
     if l.ret >= 0 {
@@ -111,18 +99,11 @@ fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 struct UserRegime(MmId);
 
 impl Regime for UserRegime {
-    fn translate(&self, host: &mut Host, request: Request) -> Result<(Translation, Owner), Fault> {
-        let Request { ptr, access, isv, size } = request;
-        let (mm, va, write) = (self.0, ptr.untagged(), access == Access::Write);
+    fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault> {
+        let (mm, va, write) = (self.0, ptr.untagged(), access.write);
         let failed = |kind| Fault {
-            kind,
-            stage: Stage::One,
             level: 3,
-            access,
-            va: ptr,
-            ipa: Ipa(0),
-            isv,
-            size,
+            ..access.fault(kind, Stage::One, ptr)
         };
         let Some(Pte::Present {
             pfn,
@@ -139,6 +120,9 @@ impl Regime for UserRegime {
         if write && !writable || !readable {
             return Err(failed(FaultKind::Permission));
         }
+        if !access.aligned && !host.pfn_valid(pfn) {
+            return Err(access.fault(FaultKind::Alignment, Stage::One, ptr));
+        }
         if write {
             let pte = Pte::Present {
                 pfn,
@@ -151,8 +135,7 @@ impl Regime for UserRegime {
         }
         let found = Translation {
             pa: pfn.base() + va.page_offset(),
-            tagged,
-            device: !host.pfn_valid(pfn),
+            tags: if tagged { MemTag::Allocation } else { MemTag::Untagged },
         };
         Ok((found, Some((mm, va.page()))))
     }

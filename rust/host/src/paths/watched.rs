@@ -6,7 +6,7 @@
 //!
 //! **Keeps**: every tag that an instruction reads or writes passes here.
 
-use tagvisor_arch::{Access, Fault, Pa, Pfn, Tag, Translation, Va, insn};
+use tagvisor_arch::{AccessDesc, Fault, Pa, Pfn, Tag, Translation, Va, insn};
 
 use crate::ids::{Actor, MmId};
 use crate::page::PageFlags;
@@ -15,19 +15,10 @@ use crate::state::Host;
 /// Whose a page is: process and address; nobody's when no memslot backs it.
 pub(super) type Owner = Option<(MmId, Va)>;
 
-/// One access to translate, with what a syndrome would say of it.
-#[derive(Clone, Copy)]
-pub(super) struct Request {
-    pub(super) ptr: Va,
-    pub(super) access: Access,
-    pub(super) isv: bool,
-    pub(super) size: u8,
-}
-
 /// A translation regime.
 pub(super) trait Regime {
     /// Translates one page, and tells whose it is: process and address.
-    fn translate(&self, host: &mut Host, request: Request) -> Result<(Translation, Owner), Fault>;
+    fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault>;
 }
 
 /// The memory of one instruction.
@@ -55,8 +46,8 @@ impl<'a, R: Regime> Watched<'a, R> {
 }
 
 impl<R: Regime> insn::Mmu for Watched<'_, R> {
-    fn translate(&mut self, ptr: Va, access: Access, isv: bool, size: u8) -> Result<Translation, Fault> {
-        let (found, owner) = self.regime.translate(self.host, Request { ptr, access, isv, size })?;
+    fn translate(&mut self, ptr: Va, access: &AccessDesc) -> Result<Translation, Fault> {
+        let (found, owner) = self.regime.translate(self.host, ptr, access)?;
         let pfn = found.pa.pfn();
         let free = usize::from(self.seen[0].is_some_and(|(seen, _)| seen != pfn));
         self.seen[free] = Some((pfn, owner));

@@ -1,0 +1,120 @@
+//! From pointer to physical address through both stages, with permissions, memory types and hardware updates.
+//!
+//! [`Controls`] is what the registers make of translation, worked out once per register write; [`translate`] takes an
+//! address through it. Regimes: EL1&0 with both TTBRs, stage 1 on or off, under stage 2; EL2 with `HCR_EL2.E2H` = 0. A
+//! stage-1 table is itself found through stage 2 (S1PTW).
+//!
+//! Left out: `HCR_EL2.TGE` and E2H, permission indirection and overlays, Secure and Realm state. The order of checks in a
+//! stage is the pseudocode's (`AArch64.S1Translate`, `AArch64.S2Translate`): walk, alignment that the memory type demands,
+//! permission, then the update of access flag and dirty state, which an access that faults does not make: for the access
+//! flag that is CONSTRAINED UNPREDICTABLE, and QEMU's choice. The invariant: a fault is returned before memory is written.
+
+mod at;
+mod stage1;
+mod stage2;
+
+pub use at::{AtKind, at, par};
+pub(crate) use stage1::Half;
+
+use crate::access::{AccessDesc, Grants};
+use crate::addr::{Ipa, Pa, Va};
+use crate::attr::MemoryAttributes;
+use crate::fault::{Fault, Stage};
+use crate::features::Features;
+use crate::regs::SysRegs;
+use crate::walk::{DescriptorSource, Level, Regime};
+use stage1::Stage1;
+use stage2::{Stage2Controls, Stage2Request};
+
+/// Access flag of a leaf, both stages.
+const AF: u64 = 1 << 10;
+/// Dirty bit modifier of a leaf, both stages.
+const DBM: u64 = 1 << 51;
+
+/// What the registers make of translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Controls {
+    el1: Stage1,
+    el2: Stage1,
+    stage2: Option<Stage2Controls>,
+}
+
+impl Controls {
+    /// Works the registers out.
+    pub fn new(sys: &SysRegs, features: Features) -> Self {
+        let hcr = sys.hcr_el2;
+        Self {
+            el1: Stage1::el1(sys, features),
+            el2: Stage1::el2(sys, features),
+            // `HCR_EL2.DC` brings stage 2 with it.
+            stage2: (hcr.vm() || hcr.dc()).then(|| Stage2Controls::new(sys, features)),
+        }
+    }
+
+    /// Whether EL1&0 is under stage 2.
+    pub const fn has_stage2(&self) -> bool {
+        self.stage2.is_some()
+    }
+
+    fn stage1(&self, el: u8) -> &Stage1 {
+        if el == 2 { &self.el2 } else { &self.el1 }
+    }
+}
+
+/// What a translation makes of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translated {
+    /// The physical address.
+    pub pa: Pa,
+    /// What stage 1 made of it; the physical address again without stage 2.
+    pub ipa: Ipa,
+    /// The combined memory type.
+    pub attrs: MemoryAttributes,
+    /// Bytes around the address that are translated alike.
+    pub size: u64,
+    /// What is allowed without an update of a descriptor.
+    pub grants: Grants,
+    /// The stage-1 leaf is not global: it belongs to one ASID.
+    pub not_global: bool,
+}
+
+/// Translates for an access (`AArch64.FullTranslate`). `trace` sees every descriptor that is read.
+///
+/// # Errors
+/// The fault the access takes.
+#[inline]
+pub fn translate<S: DescriptorSource>(
+    src: &mut S,
+    controls: &Controls,
+    va: Va,
+    access: &AccessDesc,
+    trace: &mut impl FnMut(Stage, Level),
+) -> Result<Translated, Fault> {
+    let one = stage1::translate(src, controls, va, access, trace)?;
+    match &controls.stage2 {
+        Some(stage2) if access.el != 2 => {
+            let request = Stage2Request {
+                va,
+                access,
+                table: None,
+            };
+            let two = stage2.translate(src, one.ipa, one.attrs, request, trace)?;
+            Ok(Translated {
+                size: two.size.min(one.size),
+                grants: one.grants & two.grants,
+                not_global: one.not_global,
+                ..two
+            })
+        }
+        _ => Ok(one),
+    }
+}
+
+/// The leaf as hardware leaves it: with the access flag, and `dirty` if the access makes it so.
+const fn updated_desc(regime: &Regime, desc: u64, dirties: bool, dirty: u64) -> u64 {
+    match (regime.ha, dirties && regime.hd && desc & DBM != 0) {
+        (false, _) => desc,
+        (true, false) => desc | AF,
+        (true, true) => dirty | AF,
+    }
+}
