@@ -1,0 +1,130 @@
+"""Answers of QEMU 10.0.2 that differ from the architecture's, in rows that do not say so.
+
+The emulator follows Arm's pseudocode. Where QEMU is known not to, this module says what QEMU answers
+instead, from the descriptors and registers alone; a recorded answer is set apart only if it is
+exactly that. Each class was found by comparing every recorded translation with the pseudocode:
+
+``qemu-device-fwb``
+    FWB = 1 and both stages Device: the type is stage 2's. Arm takes the stricter of the two
+    (``AArch64.S2ApplyFWBMemAttrs``, ``S2CombineS1Device``).
+``qemu-device-nc``
+    FWB = 0, one stage nGRE or GRE and the other Normal with a Non-cacheable inner half: the type is
+    nGnRE. Arm takes the Device stage's (``S2CombineS1MemAttrs``).
+``qemu-transient``
+    FWB = 0, transient Write-Back under stage-2 Write-Through: the transient hint is lost. Arm keeps
+    stage 1's hints (``S2CombineS1AttrHints``).
+``qemu-block-oa``
+    A 64 KiB level-1 block of stage 1 whose base is inside the output size and whose output address
+    is not: QEMU looks at the base. Arm looks at the address (``StageOA``, ``AArch64.OAOutOfRange``).
+    For stage 2 the rows themselves are marked C1.
+``qemu-zva-device``
+    ``DC ZVA`` to Device memory completes. Arm has an alignment fault
+    (``AArch64.S1HasAlignmentFault``, ``AArch64.S2HasAlignmentFault``).
+
+None of them changes which accesses are tag checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tagvisor.pe import Outcome, Pe, Walk, WalkLevel
+
+__all__ = ["of_instruction", "of_translation"]
+
+FWB = 1 << 46
+MAIR_TAGGED, MAIR_WRITE_BACK = 0xF0, 0xFF
+NGNRE, NGRE, NORMAL = 0x04, 0x08, 0x10
+NON_CACHEABLE = 0b0100
+GRANULE_64K = {0: 1, 1: 3}  # TG0 and TG1
+TG_SHIFT = {0: 14, 1: 30}
+OUTPUT_BITS = (32, 36, 40, 42, 44, 48, 52, 52)
+DC_ZVA = 0xD50B_7420
+ALIGNMENT_FAULT = 0x21
+ADDRESS_SIZE_LEVEL_1 = 0x01
+
+
+def of_translation(pe: Pe, kind: str, va: int, recorded: int) -> str | None:
+    """The class of a recorded ``PAR_EL1`` that is QEMU's own answer, or None."""
+    walk = pe.walk(va, kind)
+    leaves = [_leaf(walk, stage) for stage in (1, 2)]
+    if walk.par & 1:
+        return "qemu-block-oa" if _is_block_beyond(pe, walk) else None
+    one, two = leaves
+    if one is None or two is None:
+        return None
+    attr = pe["MAIR_EL1"] >> 8 * (one.descriptor >> 2 & 7) & 0xFF
+    found = _combined(
+        MAIR_WRITE_BACK if attr == MAIR_TAGGED else attr,
+        two.descriptor >> 2 & 0xF,
+        fwb=bool(pe["HCR_EL2"] & FWB),
+    )
+    if found is None:
+        return None
+    name, theirs = found
+    return name if recorded == walk.par & ~(0xFF << 56) | theirs << 56 else None
+
+
+def of_instruction(word: int, ours: Outcome | None, recorded_state: int) -> str | None:
+    """The class of an instruction that completed on QEMU, or None."""
+    refused = ours is not None and ours.dfsc == ALIGNMENT_FAULT
+    if word & ~0x1F == DC_ZVA and refused and recorded_state == 0:
+        return "qemu-zva-device"
+    return None
+
+
+def _leaf(walk: Walk, stage: int) -> WalkLevel | None:
+    """The last descriptor of a stage; of stage 2 those after stage 1's leaf count."""
+    last = walk.levels[-1] if walk.levels else None
+    if stage == 2:
+        return last if last is not None and last.stage == 2 else None
+    return next((at for at in reversed(walk.levels) if at.stage == 1), None)
+
+
+def _combined(attr: int, mem_attr: int, *, fwb: bool) -> tuple[str, int] | None:
+    """The memory type that QEMU makes of both stages' where it is not Arm's, and the class."""
+    outer, inner = mem_attr >> 2, mem_attr & 3
+    device = attr < NORMAL
+    if fwb:
+        stricter = device and not mem_attr & 4 and attr & 0xC < inner << 2
+        return ("qemu-device-fwb", inner << 2) if stricter else None
+    if device != (outer == 0):
+        theirs = attr & 0xC if device else inner << 2
+        inner_non_cacheable = inner == 1 if device else attr & 0xF == NON_CACHEABLE
+        return ("qemu-device-nc", NGNRE) if theirs >= NGRE and inner_non_cacheable else None
+    if device:
+        return None
+    halves = [_half(attr >> 4, outer), _half(attr & 0xF, inner)]
+    lost = any(half > NON_CACHEABLE and half < 8 for half in _transient(attr, outer, inner))
+    return ("qemu-transient", halves[0] << 4 | halves[1]) if lost else None
+
+
+def _transient(attr: int, outer: int, inner: int) -> list[int]:
+    """The halves of a stage-1 type that are under Write-Through."""
+    return [half for half, over in ((attr >> 4, outer), (attr & 0xF, inner)) if over == 2]
+
+
+def _half(half: int, over: int) -> int:
+    """A half of a Normal stage-1 type under a stage-2 one as QEMU has it."""
+    if half == NON_CACHEABLE or over <= 1:
+        return NON_CACHEABLE
+    if over == 2 and half & 0b0100:
+        return 0b1000 | half & 3  # Write-Through; a transient hint is lost
+    return half
+
+
+def _is_block_beyond(pe: Pe, walk: Walk) -> bool:
+    """A level-1 block of the 64 KiB granule that lies inside the output size only in part."""
+    fault, leaf = walk.fault, _leaf(walk, 1)
+    upper = walk.va >> 55 & 1
+    tcr = pe["TCR_EL1"]
+    if fault is None or leaf is None or tcr >> TG_SHIFT[upper] & 3 != GRANULE_64K[upper]:
+        return False
+    descriptor = leaf.descriptor
+    base = descriptor & 0xFFFF_FC00_0000_0000 & ((1 << 48) - 1) | (descriptor >> 12 & 0xF) << 48
+    return (
+        (fault.status, fault.stage, leaf.level) == (ADDRESS_SIZE_LEVEL_1, 1, 1)
+        and descriptor & 3 == 1
+        and base >> OUTPUT_BITS[tcr >> 32 & 7] == 0
+    )
