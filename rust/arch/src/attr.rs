@@ -184,6 +184,7 @@ impl MemoryAttributes {
     }
 
     /// This stage-1 type under a stage-2 one, `HCR_EL2.FWB` = 0 (`S2CombineS1MemAttrs`).
+    #[must_use]
     pub fn under(self, stage2: Self) -> Self {
         let kind = match (self.kind, stage2.kind) {
             (MemType::Device(one), MemType::Device(two)) => MemType::Device(one.min(two)),
@@ -203,6 +204,7 @@ impl MemoryAttributes {
     /// This stage-1 type under `MemAttr[3:0]` with `HCR_EL2.FWB` = 1 (`AArch64.S2ApplyFWBMemAttrs`).
     ///
     /// Bit 3 means something only with `FEAT_MTE_PERM` and `MemAttr` 111x: no access to tags.
+    #[must_use]
     pub fn forced_by(self, mem_attr: u8, shareability: Shareability, mte_perm: bool) -> Self {
         let kind = match (mem_attr & 7, self.kind) {
             (device @ 0..4, MemType::Device(one)) => MemType::Device(one.min(device)),

@@ -70,18 +70,19 @@ pub enum FaultKind {
 impl FaultKind {
     /// The fault status code at `level`, -1 to 3; kinds without a level ignore it (`EncodeLDFSC`).
     pub const fn fsc(self, level: i8) -> u8 {
+        let ll = level.cast_unsigned();
         match (self, level) {
             (Self::AddressSize, -1) => 0b10_1001,
             (Self::Translation, -1) => 0b10_1011,
             (Self::SyncExternalAbortOnWalk, -1) => 0b01_0011,
-            (Self::AddressSize, _) => level as u8,
-            (Self::Translation, _) => 0b00_0100 | level as u8,
-            (Self::AccessFlag, _) => 0b00_1000 | level as u8,
-            (Self::Permission, _) => 0b00_1100 | level as u8,
+            (Self::AddressSize, _) => ll,
+            (Self::Translation, _) => 0b00_0100 | ll,
+            (Self::AccessFlag, _) => 0b00_1000 | ll,
+            (Self::Permission, _) => 0b00_1100 | ll,
             (Self::Alignment, _) => 0b10_0001,
             (Self::TagCheck, _) => 0b01_0001,
             (Self::SyncExternalAbort, _) => 0b01_0000,
-            (Self::SyncExternalAbortOnWalk, _) => 0b01_0100 | level as u8,
+            (Self::SyncExternalAbortOnWalk, _) => 0b01_0100 | ll,
         }
     }
 

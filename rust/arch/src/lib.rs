@@ -15,7 +15,7 @@
 //! | [`insn`] | the tag instructions and tag-checked loads, stores and atomics, over a caller's MMU |
 //! | [`exec`](mod@exec) | their encodings, and the registers they work on |
 //!
-//! Left out: EL3, `HCR_EL2.E2H` and TGE, AArch32, Secure and Realm state, and everything a kernel does. The crate knows no
+//! Left out: EL3, `HCR_EL2.E2H` and TGE, `AArch32`, Secure and Realm state, and everything a kernel does. The crate knows no
 //! Linux.
 //!
 //! The invariant: every function is a pure function of its arguments. Nothing here owns memory, looks at a clock or

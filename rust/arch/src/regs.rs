@@ -360,9 +360,9 @@ pub struct Esr {
     pub ec: u8,
     #[bits(9)]
     __: u16,
-    /// TagAccess, bit 41: a stage-2 permission fault because of `NoTagAccess` (`FEAT_MTE_PERM`).
+    /// `TagAccess`, bit 41: a stage-2 permission fault because of `NoTagAccess` (`FEAT_MTE_PERM`).
     pub tag_access: bool,
-    /// TnD, bit 42: a stage-1 permission fault of a tag store to canonically tagged memory (`FEAT_MTE_CANONICAL_TAGS`).
+    /// `TnD`, bit 42: a stage-1 permission fault of a tag store to canonically tagged memory (`FEAT_MTE_CANONICAL_TAGS`).
     pub tnd: bool,
     #[bits(21)]
     __: u32,

@@ -1,7 +1,7 @@
 //! The table walk of both stages: one loop over levels, everything configurable in a [`Regime`].
 //!
 //! A [`Regime`] is the geometry of one walk, made of `TCR_ELx` and `TTBRn_ELx` or of `VTCR_EL2` and `VTTBR_EL2`: granules of
-//! 4, 16 and 64 KiB, every TnSZ and SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`).
+//! 4, 16 and 64 KiB, every `TnSZ` and SL0, concatenated start-level tables, 52-bit addresses (`FEAT_LPA`, `FEAT_LPA2`).
 //! [`walk`] reads real descriptors and reports address size, translation and access flag faults and external aborts;
 //! permissions, memory types and hardware updates of descriptors are [`translate`](mod@crate::translate)'s.
 //!
@@ -97,7 +97,7 @@ pub struct WalkFault {
 }
 
 impl Regime {
-    /// Stage 1 of EL1&0, lower or upper half. `None` is a Translation fault at level 0: walks disabled (EPDn), or TnSZ out
+    /// Stage 1 of EL1&0, lower or upper half. `None` is a Translation fault at level 0: walks disabled (`EPDn`), or `TnSZ` out
     /// of range (`AArch64.S1TxSZFaults`; a fault, not a clamp, with `FEAT_LVA` and `FEAT_TTST`).
     pub fn stage1_el1(tcr: TcrEl1, ttbr: u64, upper: bool) -> Option<Self> {
         let (granule, txsz, disabled) = if upper {
@@ -315,7 +315,7 @@ pub(crate) fn read_physical<S: DescriptorSource>(src: &mut S, pa: Pa, level: i8)
     })
 }
 
-/// The bits that TnSZ leaves: at most 48, or 52 where tables may be that large, and at least what `FEAT_TTST` allows
+/// The bits that `TnSZ` leaves: at most 48, or 52 where tables may be that large, and at least what `FEAT_TTST` allows
 /// (`AArch64.S1MinTxSZ`, `AArch64.MaxTxSZ`).
 const fn input_bits(granule: Granule, txsz: u8, ds: bool) -> Option<u32> {
     let smallest = if ds || matches!(granule, Granule::Kib64) {

@@ -122,7 +122,7 @@ impl Pe {
         let (cpu, mut mmu) = self.split();
         let mut bytes = [0; 8];
         let op = MemOp::plain(cpu, size);
-        insn::load_with(cpu, &mut mmu, va, &op, &mut bytes[..size as usize])?;
+        insn::load_with(cpu, &mut mmu, va, op, &mut bytes[..size as usize])?;
         Ok(u64::from_le_bytes(bytes))
     }
 
@@ -134,7 +134,7 @@ impl Pe {
     pub fn store(&mut self, va: Va, size: u8, value: u64) -> Result<(), Fault> {
         let (cpu, mut mmu) = self.split();
         let op = MemOp::plain(cpu, size);
-        insn::store_with(cpu, &mut mmu, va, &op, &value.to_le_bytes()[..size as usize])
+        insn::store_with(cpu, &mut mmu, va, op, &value.to_le_bytes()[..size as usize])
     }
 
     fn split(&mut self) -> (&mut insn::Cpu, PeMmu<'_>) {

@@ -67,7 +67,10 @@ impl Pe {
     #[new]
     fn new(py: Python<'_>, regions: Vec<(u64, u64, String)>, features: Vec<String>, seed: u64) -> PyResult<Self> {
         let regions = regions.iter().map(region).collect::<PyResult<_>>()?;
-        let features = features.iter().map(feature).collect::<PyResult<Vec<_>>>()?;
+        let features = features
+            .iter()
+            .map(|name| feature(name))
+            .collect::<PyResult<Vec<_>>>()?;
         let features = features.into_iter().collect();
         enter(py, || {
             let element = Element::new(regions, features, seed).map_err(|error| Refusal::Argument {
@@ -154,7 +157,7 @@ impl Pe {
 
     /// Loads `size` bytes (1, 2, 4 or 8) at a pointer, translated and tag-checked at the current exception level.
     ///
-    /// Raises GuestException for a fault.
+    /// Raises `GuestException` for a fault.
     #[pyo3(signature = (va, size = 8))]
     fn load(&self, py: Python<'_>, #[pyo3(from_py_with = va_of)] va: u64, size: u8) -> PyResult<u64> {
         check_size(size)?;
@@ -164,7 +167,7 @@ impl Pe {
 
     /// Stores the low `size` bytes (1, 2, 4 or 8) of `value` at a pointer, translated and tag-checked.
     ///
-    /// Raises GuestException for a fault.
+    /// Raises `GuestException` for a fault.
     #[pyo3(signature = (va, value, size = 8))]
     fn store(
         &self,
@@ -344,10 +347,10 @@ fn region((base, size, kind): &(u64, u64, String)) -> PyResult<Region> {
     })
 }
 
-fn feature(name: &String) -> PyResult<Features> {
+fn feature(name: &str) -> PyResult<Features> {
     Features::named(name).ok_or_else(|| {
         let names: Vec<_> = Features::names().collect();
-        ArgumentError::new_err(("features", name.clone(), format!("one of {}", names.join(", "))))
+        ArgumentError::new_err(("features", name.to_owned(), format!("one of {}", names.join(", "))))
     })
 }
 

@@ -53,7 +53,7 @@ impl Extend {
         match self {
             Self::Lsl => value,
             Self::Uxtw => value & 0xffff_ffff,
-            Self::Sxtw => value.cast_signed() as i32 as u64,
+            Self::Sxtw => (value.cast_signed() as i32 as i64).cast_unsigned(),
         }
     }
 }

@@ -44,14 +44,14 @@ impl Core {
                 };
                 match (data, form) {
                     (Data::Store, Form::Exclusive { status, .. }) => {
-                        self.store_exclusive(mmu, va, &op, moved, status)?
+                        self.store_exclusive(mmu, va, op, moved, status)?;
                     }
-                    (Data::Store, _) => self.store(mmu, va, &op, moved)?,
+                    (Data::Store, _) => self.store(mmu, va, op, moved)?,
                     (_, Form::Exclusive { .. }) => {
-                        self.load(mmu, va, &op, moved)?;
+                        self.load(mmu, va, op, moved)?;
                         self.monitor = Some((va.0, op.size));
                     }
-                    _ => self.load(mmu, va, &op, moved)?,
+                    _ => self.load(mmu, va, op, moved)?,
                 }
                 self.write_back(write_back);
             }
@@ -65,7 +65,7 @@ impl Core {
                 let va = Va(self.base(base)?);
                 let access = self.atomic_op(size, base);
                 let operand = self.get(operand).into();
-                let old = insn::atomic(&mut self.cpu, mmu, va, &access, op, operand)?;
+                let old = insn::atomic(&mut self.cpu, mmu, va, access, op, operand)?;
                 self.set(result, old as u64);
             }
             Memory::Swap {
@@ -76,13 +76,16 @@ impl Core {
                 new,
             } => {
                 let va = Va(self.base(base)?);
-                let joined = |low: u8| match pair {
-                    true => u128::from(self.get(low)) & width(size) | u128::from(self.get(low + 1)) << (8 * size),
-                    false => self.get(low).into(),
+                let joined = |low: u8| {
+                    if pair {
+                        u128::from(self.get(low)) & width(size) | u128::from(self.get(low + 1)) << (8 * size)
+                    } else {
+                        self.get(low).into()
+                    }
                 };
                 let access = self.atomic_op(if pair { 2 * size } else { size }, base);
                 let (before, after) = (joined(expected), joined(new));
-                let old = insn::compare_and_swap(&mut self.cpu, mmu, va, &access, before, after)?;
+                let old = insn::compare_and_swap(&mut self.cpu, mmu, va, access, before, after)?;
                 self.set(expected, (old & width(size)) as u64);
                 if pair {
                     self.set(expected + 1, (old >> (8 * size) & width(size)) as u64);
@@ -126,7 +129,7 @@ impl Core {
         }
     }
 
-    fn load<M: Mmu>(&mut self, mmu: &mut M, va: Va, op: &MemOp, moved: Moved) -> Result<(), Stop> {
+    fn load<M: Mmu>(&mut self, mmu: &mut M, va: Va, op: MemOp, moved: Moved) -> Result<(), Stop> {
         let mut bytes = [0; LARGEST];
         insn::load_with(&mut self.cpu, mmu, va, op, &mut bytes[..op.size as usize])?;
         for (&register, bytes) in moved
@@ -146,13 +149,14 @@ impl Core {
         Ok(())
     }
 
-    fn store<M: Mmu>(&mut self, mmu: &mut M, va: Va, op: &MemOp, moved: Moved) -> Result<(), Stop> {
+    fn store<M: Mmu>(&mut self, mmu: &mut M, va: Va, op: MemOp, moved: Moved) -> Result<(), Stop> {
         let mut bytes = [0; LARGEST];
         let size = moved.size as usize;
         for (&register, bytes) in moved.registers.iter().zip(bytes[..op.size as usize].chunks_mut(size)) {
-            let value = match moved.vector {
-                true => self.v[register as usize],
-                false => self.get(register).into(),
+            let value = if moved.vector {
+                self.v[register as usize]
+            } else {
+                self.get(register).into()
             };
             bytes.copy_from_slice(&value.to_le_bytes()[..size]);
         }
@@ -169,7 +173,7 @@ impl Core {
         &mut self,
         mmu: &mut M,
         va: Va,
-        op: &MemOp,
+        op: MemOp,
         moved: Moved,
         status: u8,
     ) -> Result<(), Stop> {
@@ -230,7 +234,7 @@ impl Core {
         Ok(())
     }
 
-    pub(super) fn register_form(&mut self, op: RegisterForm) -> Result<(), Stop> {
+    pub(super) fn register_form(&mut self, op: RegisterForm) {
         match op {
             RegisterForm::Addg {
                 subtract,
@@ -256,7 +260,6 @@ impl Core {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -290,11 +293,10 @@ fn width(size: u8) -> u128 {
 
 /// Accesses that are not tag checked: literals, and the stack pointer with an immediate offset and without writeback.
 fn unchecked(address: Address) -> bool {
-    match (address.base, address.offset) {
-        (Base::Pc, _) => true,
-        (Base::Plain(31), Offset::Immediate(_)) => true,
-        _ => false,
-    }
+    matches!(
+        (address.base, address.offset),
+        (Base::Pc, _) | (Base::Plain(31), Offset::Immediate(_))
+    )
 }
 
 /// `LSInstructionSyndrome`: a single general register without writeback. A sign-extending load names the width it extends to.

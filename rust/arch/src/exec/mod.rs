@@ -106,7 +106,10 @@ impl Core {
         let effect = match instruction {
             Instruction::Memory(op) => self.memory(mmu, op).map(|()| Effect::None),
             Instruction::Tags(op) => self.tags(mmu, op).map(|()| Effect::None),
-            Instruction::Register(op) => self.register_form(op).map(|()| Effect::None),
+            Instruction::Register(op) => {
+                self.register_form(op);
+                Ok(Effect::None)
+            }
             Instruction::System(op) => self.system(mmu, op),
             Instruction::Nothing => Ok(Effect::None),
         }?;

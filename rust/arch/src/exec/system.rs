@@ -97,10 +97,9 @@ impl Core {
         match register.access {
             Access::Anyone => {}
             Access::From(least) if el >= least => {}
-            Access::Tags if el == 1 && !self.sys.hcr_el2.ata() => return Err(self.trap(2, encoding, t, read)),
-            Access::Tags if el >= 1 => {}
-            Access::Gmid if el == 1 && self.sys.hcr_el2.tid5() => return Err(self.trap(2, encoding, t, read)),
-            Access::Gmid if el >= 1 => {}
+            Access::Tags if el == 1 && !self.sys.hcr_el2.ata() => return Err(trap(2, encoding, t, read)),
+            Access::Gmid if el == 1 && self.sys.hcr_el2.tid5() => return Err(trap(2, encoding, t, read)),
+            Access::Tags | Access::Gmid if el >= 1 => {}
             _ => return Err(Exception::Undefined.into()),
         }
         match write {
@@ -114,16 +113,6 @@ impl Core {
                 Ok(Effect::Controls)
             }
         }
-    }
-
-    /// `SystemAccessTrap` with the syndrome of Arm ARM D24.2, "ISS encoding for an exception from MSR, MRS, or System
-    /// instruction". The encoding is op0, op1, `CRn`, `CRm`, op2 from the top.
-    fn trap(&self, to: u8, encoding: u16, t: u8, read: bool) -> Stop {
-        let encoding = u32::from(encoding);
-        let (op0, op1, crn) = (encoding >> 14, encoding >> 11 & 7, encoding >> 7 & 0xf);
-        let (crm, op2) = (encoding >> 3 & 0xf, encoding & 7);
-        let iss = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | u32::from(t) << 5 | crm << 1 | u32::from(read);
-        Exception::Trapped { to, iss }.into()
     }
 
     fn at(&mut self, op1: u8, op2: u8, t: u8) -> Result<Effect, Stop> {
@@ -150,17 +139,17 @@ impl Core {
     fn dc<M: Mmu>(&mut self, mmu: &mut M, (op1, crm, op2): (u8, u8, u8), t: u8) -> Result<(), Stop> {
         let va = Va(self.get(t));
         let encoding = 1 << 14 | u16::from(op1) << 11 | 7 << 7 | u16::from(crm) << 3 | u16::from(op2);
-        let trap = |to| Err(self.trap(to, encoding, t, false));
+        let trapped = |to| Err(trap(to, encoding, t, false));
         let (el, sctlr, hcr) = (self.cpu.el, self.sys.sctlr_el1, self.sys.hcr_el2);
         match (op1, crm, op2) {
-            (3, 4, 1 | 3 | 4) if el == 0 && !sctlr.dze() => return trap(1),
-            (3, 4, 1 | 3 | 4) if el < 2 && hcr.tdz() => return trap(2),
+            (3, 4, 1 | 3 | 4) if el == 0 && !sctlr.dze() => return trapped(1),
+            (3, 4, 1 | 3 | 4) if el < 2 && hcr.tdz() => return trapped(2),
             (3, 4, 1) => insn::dc_zva(&mut self.cpu, mmu, va)?,
             (3, 4, 3) => insn::dc_gva(&self.cpu, mmu, va, va.tag())?,
             (3, 4, 4) => insn::dc_gzva(&self.cpu, mmu, va, va.tag())?,
             (0, 6, 1 | 3 | 5) if el == 0 => return Err(Exception::Undefined.into()),
             (0, 6, 1 | 3 | 5) => insn::dc_maintenance(&self.cpu, mmu, va, DcOp::Invalidate)?,
-            (3, 10 | 12 | 13 | 14, 1 | 3 | 5) | (3, 11, 1) if el == 0 && !sctlr.uci() => return trap(1),
+            (3, 10 | 12 | 13 | 14, 1 | 3 | 5) | (3, 11, 1) if el == 0 && !sctlr.uci() => return trapped(1),
             (3, 10 | 12 | 13 | 14, 1 | 3 | 5) | (3, 11, 1) => {
                 insn::dc_maintenance(&self.cpu, mmu, va, DcOp::Clean)?;
             }
@@ -168,4 +157,14 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// `SystemAccessTrap` with the syndrome of Arm ARM D24.2, "ISS encoding for an exception from MSR, MRS, or System
+/// instruction". The encoding is op0, op1, `CRn`, `CRm`, op2 from the top.
+fn trap(to: u8, encoding: u16, t: u8, read: bool) -> Stop {
+    let encoding = u32::from(encoding);
+    let (op0, op1, crn) = (encoding >> 14, encoding >> 11 & 7, encoding >> 7 & 0xf);
+    let (crm, op2) = (encoding >> 3 & 0xf, encoding & 7);
+    let iss = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | u32::from(t) << 5 | crm << 1 | u32::from(read);
+    Exception::Trapped { to, iss }.into()
 }

@@ -59,7 +59,7 @@ impl MemOp {
     /// What the instruction demands of memory at `va`, once the alignment that the instruction itself needs is checked
     /// (`AArch64.UnalignedAccessFaults`).
     #[inline]
-    pub(super) fn access(&self, cpu: &Cpu, va: Va, read: bool, write: bool) -> Result<AccessDesc, Fault> {
+    pub(super) fn access(self, cpu: &Cpu, va: Va, read: bool, write: bool) -> Result<AccessDesc, Fault> {
         let checked = self.checked && cpu.is_tag_checked(va, self.el, write);
         let access = AccessDesc {
             read,
@@ -76,7 +76,7 @@ impl MemOp {
     }
 
     #[cold]
-    fn must_be_aligned(&self, cpu: &Cpu, va: Va) -> bool {
+    fn must_be_aligned(self, cpu: &Cpu, va: Va) -> bool {
         let controls = &cpu.controls[cpu.el as usize];
         let inside_16_bytes = va.0 % GRANULE_SIZE + u64::from(self.size) <= GRANULE_SIZE;
         controls.strict_alignment
@@ -93,7 +93,7 @@ impl MemOp {
 pub fn load<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, size: u8) -> Result<u128, Fault> {
     debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no load of {size} bytes");
     let mut bytes = [0; 16];
-    load_with(cpu, mmu, va, &MemOp::plain(cpu, size), &mut bytes[..size as usize])?;
+    load_with(cpu, mmu, va, MemOp::plain(cpu, size), &mut bytes[..size as usize])?;
     Ok(u128::from_le_bytes(bytes))
 }
 
@@ -102,12 +102,12 @@ pub fn load<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, size: u8) -> Result<u128
 pub fn store<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, size: u8, value: u128) -> Result<(), Fault> {
     debug_assert!(matches!(size, 1 | 2 | 4 | 8 | 16), "no store of {size} bytes");
     let op = MemOp::plain(cpu, size);
-    store_with(cpu, mmu, va, &op, &value.to_le_bytes()[..size as usize])
+    store_with(cpu, mmu, va, op, &value.to_le_bytes()[..size as usize])
 }
 
 /// Any load: `bytes` is as long as `op.size`.
 #[inline]
-pub fn load_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: &MemOp, bytes: &mut [u8]) -> Result<(), Fault> {
+pub fn load_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: MemOp, bytes: &mut [u8]) -> Result<(), Fault> {
     debug_assert!(bytes.len() == op.size as usize && bytes.len() <= LARGEST);
     let access = op.access(cpu, va, true, false)?;
     for (at, part) in checked_span(cpu, mmu, va, &access)?.parts() {
@@ -118,7 +118,7 @@ pub fn load_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: &MemOp, bytes: 
 
 /// Any store: `bytes` is as long as `op.size`.
 #[inline]
-pub fn store_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: &MemOp, bytes: &[u8]) -> Result<(), Fault> {
+pub fn store_with<M: Mmu>(cpu: &mut Cpu, mmu: &mut M, va: Va, op: MemOp, bytes: &[u8]) -> Result<(), Fault> {
     debug_assert!(bytes.len() == op.size as usize && bytes.len() <= LARGEST);
     let access = op.access(cpu, va, false, true)?;
     for (at, part) in checked_span(cpu, mmu, va, &access)?.parts() {
@@ -153,10 +153,17 @@ mod tests {
 
     use super::*;
     use crate::fault::{FaultKind, Stage};
-    use crate::insn::Tcf;
-    use crate::insn::test_guest::Page::{Device, Tagged, TaggedReadOnly, Unmapped, Untagged};
+    use crate::insn::test_guest::Page::{Canonical, Device, Tagged, TaggedReadOnly, Unmapped, Untagged};
     use crate::insn::test_guest::{Guest, pointer, sync_cpu};
+    use crate::insn::{ElControls, Tcf};
     use crate::tag::Tag;
+
+    /// An EL1 processor with synchronous checks, but for one control.
+    fn with_controls(change: impl FnOnce(&mut ElControls)) -> Cpu {
+        let mut cpu = sync_cpu();
+        change(&mut cpu.controls[1]);
+        cpu
+    }
 
     #[test]
     fn load_returns_what_store_wrote_across_two_pages() {
@@ -236,7 +243,7 @@ mod tests {
         let stored = store(&mut sync_cpu(), &mut guest, pointer(0, 6), 8, 0).unwrap_err();
         let loaded = load(&mut sync_cpu(), &mut guest, pointer(0, 6), 8).unwrap_err();
 
-        assert_eq!((stored.kind, stored.isv), (FaultKind::Permission, true));
+        assert_eq!((stored.kind, stored.syndrome.is_valid()), (FaultKind::Permission, true));
         assert_eq!(loaded.kind, FaultKind::TagCheck);
     }
 
@@ -247,48 +254,94 @@ mod tests {
                 tco: true,
                 ..sync_cpu()
             },
-            Cpu {
-                tcf: Tcf::None,
-                ..sync_cpu()
-            },
-            Cpu {
-                ata: false,
-                ..sync_cpu()
-            },
-            Cpu {
-                tbi: false,
-                ..sync_cpu()
-            },
+            with_controls(|controls| controls.tcf = Tcf::None),
+            with_controls(|controls| controls.ata = false),
+            with_controls(|controls| controls.tagged = [false; 2]),
         ];
         let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
 
-        for cpu in unchecked {
+        for mut cpu in unchecked {
             assert!(load(&mut cpu, &mut guest, pointer(0, 0), 8).is_ok(), "{cpu:?}");
         }
     }
 
     #[test]
-    fn pointer_with_a_top_byte_raises_address_size_fault_without_tbi() {
-        let cpu = Cpu {
-            tbi: false,
-            ..sync_cpu()
-        };
-        let mut guest = Guest::new(&[Tagged]);
+    fn asynchronous_checks_note_the_fault_and_let_the_access_pass() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+        let mut cpu = with_controls(|controls| controls.tcf = Tcf::Async);
 
-        let fault = load(&mut cpu, &mut guest, pointer(0, 1), 8).unwrap_err();
+        store(&mut cpu, &mut guest, pointer(0, 6), 8, 5).unwrap();
 
-        let got = (fault.kind, fault.stage, fault.level);
-        assert_eq!(got, (FaultKind::AddressSize, Stage::One, 0));
-        assert_eq!(fault.esr(1), 0x9600_0000);
+        assert!(cpu.tfsr[1].tf0() && !cpu.tfsr[1].tf1());
+        assert_eq!(guest.data[0], 5);
     }
 
     #[test]
-    fn pointer_above_52_bits_raises_address_size_fault_even_with_tbi() {
+    fn asymmetric_checks_are_synchronous_for_loads_alone() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+        let mut cpu = with_controls(|controls| controls.tcf = Tcf::Asymmetric);
+
+        assert!(load(&mut cpu, &mut guest, pointer(0, 6), 8).is_err());
+        assert_eq!(u64::from(cpu.tfsr[1]), 0);
+        assert!(store(&mut cpu, &mut guest, pointer(0, 6), 8, 5).is_ok());
+        assert!(cpu.tfsr[1].tf0());
+    }
+
+    #[test]
+    fn match_all_tags_are_not_checked_in_their_half() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+        let mut cpu = with_controls(|controls| controls.tcma = [true, false]);
+
+        assert!(load(&mut cpu, &mut guest, pointer(0, 0), 8).is_ok());
+        assert!(load(&mut cpu, &mut guest, pointer(0, 15), 8).is_err());
+    }
+
+    #[test]
+    fn canonical_tags_are_copies_of_bit_55() {
+        let mut guest = Guest::new(&[Canonical]).with_tags(0, Tag::new(7));
+
+        assert!(load(&mut sync_cpu(), &mut guest, pointer(0, 0), 8).is_ok());
+        let fault = load(&mut sync_cpu(), &mut guest, pointer(4, 7), 8).unwrap_err();
+
+        assert_eq!((fault.kind, fault.va), (FaultKind::TagCheck, pointer(4, 7)));
+    }
+
+    #[test]
+    fn store_only_checking_lets_loads_pass() {
+        let mut guest = Guest::new(&[Tagged]).with_tags(0, Tag::new(7));
+        let mut cpu = with_controls(|controls| controls.store_only = true);
+
+        assert!(load(&mut cpu, &mut guest, pointer(0, 6), 8).is_ok());
+        assert!(store(&mut cpu, &mut guest, pointer(0, 6), 8, 0).is_err());
+    }
+
+    #[test]
+    fn strict_alignment_is_checked_before_translation() {
+        let mut guest = Guest::new(&[Unmapped]);
+        let mut cpu = with_controls(|controls| controls.strict_alignment = true);
+
+        let fault = load(&mut cpu, &mut guest, pointer(4, 0), 8).unwrap_err();
+
+        assert_eq!((fault.kind, fault.stage), (FaultKind::Alignment, Stage::One));
+        let aligned = load(&mut cpu, &mut guest, pointer(8, 0), 8).unwrap_err();
+        assert_eq!(aligned.kind, FaultKind::Translation);
+    }
+
+    #[test]
+    fn ordered_accesses_stay_inside_16_bytes_unless_naa_lets_them() {
         let mut guest = Guest::new(&[Tagged]);
+        let mut cpu = sync_cpu();
+        let ordered = MemOp {
+            order: Order::Ordered,
+            ..MemOp::plain(&cpu, 8)
+        };
+        let mut bytes = [0; 8];
+        let mut at = |cpu: &mut Cpu, offset| load_with(cpu, &mut guest, pointer(offset, 0), ordered, &mut bytes);
 
-        let fault = load(&mut sync_cpu(), &mut guest, Va(1 << 52), 8).unwrap_err();
-
-        assert_eq!((fault.kind, fault.stage), (FaultKind::AddressSize, Stage::One));
+        assert!(at(&mut cpu, 4).is_ok());
+        assert_eq!(at(&mut cpu, 12).unwrap_err().kind, FaultKind::Alignment);
+        cpu.controls[1].unaligned_ordered = true;
+        assert!(at(&mut cpu, 12).is_ok());
     }
 
     #[test]
@@ -316,7 +369,7 @@ mod tests {
         let single = load(&mut sync_cpu(), &mut guest, pointer(0, 0), 8).unwrap_err();
         let pair = load(&mut sync_cpu(), &mut guest, pointer(0, 0), 16).unwrap_err();
 
-        assert_eq!((single.isv, pair.isv), (true, false));
+        assert_eq!((single.syndrome.is_valid(), pair.syndrome.is_valid()), (true, false));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub fn atomic<M: Mmu>(
     cpu: &mut Cpu,
     mmu: &mut M,
     va: Va,
-    op: &MemOp,
+    op: MemOp,
     what: AtomicOp,
     operand: u128,
 ) -> Result<u128, Fault> {
@@ -61,7 +61,7 @@ pub fn compare_and_swap<M: Mmu>(
     cpu: &mut Cpu,
     mmu: &mut M,
     va: Va,
-    op: &MemOp,
+    op: MemOp,
     expected: u128,
     new: u128,
 ) -> Result<u128, Fault> {
@@ -76,7 +76,7 @@ fn read_modify_write<M: Mmu>(
     cpu: &mut Cpu,
     mmu: &mut M,
     va: Va,
-    op: &MemOp,
+    op: MemOp,
     modify: impl FnOnce(u128) -> Option<u128>,
 ) -> Result<u128, Fault> {
     let access = op.access(cpu, va, true, true)?;
@@ -123,7 +123,7 @@ mod tests {
         let (mut cpu, mut guest) = (sync_cpu(), Guest::new(&[Tagged]));
         let ptr = pointer(0x20, 0);
         store(&mut cpu, &mut guest, ptr, size, old.into()).unwrap();
-        let got = atomic(&mut cpu, &mut guest, ptr, &op(size), what, operand.into());
+        let got = atomic(&mut cpu, &mut guest, ptr, op(size), what, operand.into());
         assert_eq!(got, Ok(old.into()));
         load(&mut cpu, &mut guest, ptr, size).unwrap() as u64
     }
@@ -147,9 +147,9 @@ mod tests {
         let ptr = pointer(0x10, 0);
         store(&mut cpu, &mut guest, ptr, 8, 5).unwrap();
 
-        assert_eq!(compare_and_swap(&mut cpu, &mut guest, ptr, &op(8), 4, 9), Ok(5));
+        assert_eq!(compare_and_swap(&mut cpu, &mut guest, ptr, op(8), 4, 9), Ok(5));
         assert_eq!(load(&mut cpu, &mut guest, ptr, 8), Ok(5));
-        assert_eq!(compare_and_swap(&mut cpu, &mut guest, ptr, &op(8), 5, 9), Ok(5));
+        assert_eq!(compare_and_swap(&mut cpu, &mut guest, ptr, op(8), 5, 9), Ok(5));
         assert_eq!(load(&mut cpu, &mut guest, ptr, 8), Ok(9));
     }
 
@@ -158,7 +158,7 @@ mod tests {
         let (mut cpu, mut guest) = (sync_cpu(), Guest::new(&[Tagged]).with_tags(0, Tag::new(7)));
         cpu.controls[1].tcf = Tcf::Asymmetric;
 
-        let fault = atomic(&mut cpu, &mut guest, pointer(0, 6), &op(8), AtomicOp::Swap, 1).unwrap_err();
+        let fault = atomic(&mut cpu, &mut guest, pointer(0, 6), op(8), AtomicOp::Swap, 1).unwrap_err();
 
         assert_eq!((fault.kind, fault.esr(1)), (FaultKind::TagCheck, 0x9600_0011));
         assert!(guest.data_is_untouched());
@@ -168,7 +168,7 @@ mod tests {
     fn atomic_needs_write_permission_and_reports_a_write() {
         let mut guest = Guest::new(&[TaggedReadOnly]);
 
-        let fault = atomic(&mut sync_cpu(), &mut guest, pointer(0, 0), &op(4), AtomicOp::Add, 1).unwrap_err();
+        let fault = atomic(&mut sync_cpu(), &mut guest, pointer(0, 0), op(4), AtomicOp::Add, 1).unwrap_err();
 
         assert_eq!(fault.esr(1) & 0x7f, 0x4f);
     }
@@ -176,16 +176,7 @@ mod tests {
     #[test]
     fn atomic_across_16_bytes_is_misaligned_and_inside_them_is_not() {
         let mut guest = Guest::new(&[Tagged]);
-        let mut add = |offset| {
-            atomic(
-                &mut sync_cpu(),
-                &mut guest,
-                pointer(offset, 0),
-                &op(8),
-                AtomicOp::Add,
-                1,
-            )
-        };
+        let mut add = |offset| atomic(&mut sync_cpu(), &mut guest, pointer(offset, 0), op(8), AtomicOp::Add, 1);
 
         assert!(add(0x18).is_ok() && add(0x15).is_ok());
         assert_eq!(add(0x19).unwrap_err().kind, FaultKind::Alignment);
@@ -197,11 +188,11 @@ mod tests {
         cpu.controls[1].store_only = true;
         let ptr = pointer(0, 6);
 
-        let fault = atomic(&mut cpu, &mut guest, ptr, &op(8), AtomicOp::Swap, 1).unwrap_err();
+        let fault = atomic(&mut cpu, &mut guest, ptr, op(8), AtomicOp::Swap, 1).unwrap_err();
         assert_eq!(fault.esr(1), 0x9600_0051, "WnR = 1");
-        assert!(compare_and_swap(&mut cpu, &mut guest, ptr, &op(8), 1, 2).is_ok());
+        assert!(compare_and_swap(&mut cpu, &mut guest, ptr, op(8), 1, 2).is_ok());
         cpu.controls[1].tcf = Tcf::Asymmetric;
-        assert!(atomic(&mut cpu, &mut guest, ptr, &op(8), AtomicOp::Swap, 1).is_ok());
+        assert!(atomic(&mut cpu, &mut guest, ptr, op(8), AtomicOp::Swap, 1).is_ok());
         assert!(cpu.tfsr[1].tf0());
     }
 }

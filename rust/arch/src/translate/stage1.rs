@@ -221,10 +221,7 @@ impl Stage1 {
     /// With stage 1 off the address is its own output (`AArch64.S1DisabledOutput`).
     fn disabled(&self, va: Va, access: &AccessDesc) -> Result<Translated, Fault> {
         let half = self.half(va);
-        let address = match half.tbi {
-            true => va.0 << 8 >> 8,
-            false => half.address(va),
-        };
+        let address = if half.tbi { va.0 << 8 >> 8 } else { half.address(va) };
         if address >> PA_MAX_BITS != 0 {
             return Err(access.fault(FaultKind::AddressSize, Stage::One, va));
         }

@@ -30,6 +30,7 @@ pub(super) struct Stage2Controls {
 }
 
 /// What stage 2 is asked.
+#[derive(Clone, Copy)]
 pub(super) struct Stage2Request<'a> {
     pub(super) va: Va,
     pub(super) access: &'a AccessDesc,

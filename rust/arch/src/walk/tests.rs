@@ -33,6 +33,10 @@ impl DescriptorSource for Tables {
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64> {
         (pa >= L1).then(|| self.0.get(&pa).copied().unwrap_or(0))
     }
+
+    fn write_descriptor(&mut self, pa: Pa, _: u64) {
+        unreachable!("walk_stage2 updates no descriptor, such as that at {pa}");
+    }
 }
 
 /// 40-bit IPAs, start level 1, two concatenated tables, 40-bit output.
@@ -290,6 +294,10 @@ impl DescriptorSource for RandomTables {
             0xfff0_000f_ffff_ffff
         };
         Some((word << 12 & !0xfff ^ word >> 20 & 0xffc | often(1, 50) | often(2, 53) | often(1 << 10, 47)) & address)
+    }
+
+    fn write_descriptor(&mut self, pa: Pa, _: u64) {
+        unreachable!("walk_stage2 updates no descriptor, such as that at {pa}");
     }
 }
 

@@ -1,8 +1,12 @@
 //! Reading recorded vectors: JSON lines, numbers that are addresses or registers as `"0x..."` strings.
 //!
-//! The files in `tests/data` are a selection; `TAGVISOR_VECTORS` may name a directory with complete ones.
+//! The files in the project's `tests/data/vectors` are a selection; `TAGVISOR_VECTORS` may name a directory with complete ones.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+
+use flate2::read::GzDecoder;
 
 use serde_json::Value;
 
@@ -39,9 +43,10 @@ impl Row {
         }
     }
 
-    /// An array of numbers.
-    pub(crate) fn nums(&self) -> Vec<u64> {
-        self.0.as_array().expect("an array").iter().map(number).collect()
+    /// Pairs of numbers, such as addresses and words.
+    pub(crate) fn pairs(&self, key: &str) -> Vec<(u64, u64)> {
+        let pairs = self.0[key].as_array().expect("an array").iter();
+        pairs.map(|pair| (number(&pair[0]), number(&pair[1]))).collect()
     }
 
     /// An array of numbers under a key.
@@ -72,13 +77,14 @@ fn number(value: &Value) -> u64 {
     }
 }
 
-/// The rows of a vector file, its header left out.
+/// The rows of a vector file; the header comes first.
 pub(crate) fn vectors(name: &str) -> Vec<Row> {
-    let bundled = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let bundled = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/vectors");
     let folder = std::env::var_os("TAGVISOR_VECTORS").map_or_else(bundled, PathBuf::from);
-    let path = folder.join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let rows = text.lines().skip(1);
-    rows.map(|line| Row(serde_json::from_str(line).expect("JSON")))
+    let path = folder.join(format!("{name}.jsonl.gz"));
+    let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let lines = BufReader::new(GzDecoder::new(file)).lines();
+    lines
+        .map(|line| Row(serde_json::from_str(&line.expect("gzip")).expect("JSON")))
         .collect()
 }
