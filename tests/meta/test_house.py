@@ -101,7 +101,7 @@ def test_every_native_method_has_a_use_in_the_package(repository: Path) -> None:
     package = "\n".join(path.read_text() for path in (repository / "python").rglob("*.py"))
     names = [
         f".{method}("
-        for cls in (_native.Machine, _native.Op)
+        for cls in (_native.Machine, _native.Op, _native.Pe)
         for method in vars(cls)
         if not method.startswith("_")
     ]

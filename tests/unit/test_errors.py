@@ -28,6 +28,7 @@ EXAMPLES: list[errors.TagvisorError] = [
     errors.PolicyViolation(VIOLATION),
     errors.ScenarioError("a.scn", 3, "unknown command 'fly'", "a command of the language"),
     errors.TraceError("a.trace", "truncated", "a complete file"),
+    errors.VectorError("a.jsonl", 3, "not JSON", "a JSON object on each line"),
     errors.RecordError("valgrind is missing", "install it"),
     errors.InternalError("panic at host.rs:1:1: on purpose"),
 ]

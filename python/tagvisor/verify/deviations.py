@@ -1,8 +1,8 @@
 """Answers of QEMU 10.0.2 that differ from the architecture's, in rows that do not say so.
 
-The emulator follows Arm's pseudocode. Where QEMU is known not to, this module says what QEMU answers
-instead, from the descriptors and registers alone; a recorded answer is set apart only if it is
-exactly that. Each class was found by comparing every recorded translation with the pseudocode:
+The emulator follows Arm's pseudocode. Where QEMU is known not to, this module says what QEMU
+answers instead, from the descriptors and registers alone; a recorded answer is set apart only if it
+is exactly that. Each class was found by comparing every recorded translation with the pseudocode:
 
 ``qemu-device-fwb``
     FWB = 1 and both stages Device: the type is stage 2's. Arm takes the stricter of the two
@@ -15,7 +15,7 @@ exactly that. Each class was found by comparing every recorded translation with 
     stage 1's hints (``S2CombineS1AttrHints``).
 ``qemu-block-oa``
     A 64 KiB level-1 block of stage 1 whose base is inside the output size and whose output address
-    is not: QEMU looks at the base. Arm looks at the address (``StageOA``, ``AArch64.OAOutOfRange``).
+    is not: QEMU looks at the base, Arm at the address (``StageOA``, ``AArch64.OAOutOfRange``).
     For stage 2 the rows themselves are marked C1.
 ``qemu-zva-device``
     ``DC ZVA`` to Device memory completes. Arm has an alignment fault

@@ -244,10 +244,10 @@ impl Pe {
     }
 
     /// Writes bytes of physical memory.
-    fn _write(&self, py: Python<'_>, pa: u64, bytes: &[u8]) -> PyResult<()> {
+    fn _write(&self, py: Python<'_>, pa: u64, data: &[u8]) -> PyResult<()> {
         self.with(py, |element| {
-            backed(element, pa, bytes.len())?;
-            element.memory_mut().write(Pa(pa), bytes);
+            backed(element, pa, data.len())?;
+            element.memory_mut().write(Pa(pa), data);
             Ok(())
         })?
     }
