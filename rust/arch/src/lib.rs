@@ -3,7 +3,8 @@
 //! | module | models |
 //! |---|---|
 //! | [`addr`] | the address spaces, each its own type, and the page and granule geometry |
-//! | [`tag`] | 4-bit allocation tags, the packed tags of a page, the tag arithmetic of `IRG` and `ADDG` |
+//! | [`tag`] | 4-bit tags, the tag arithmetic of `IRG` and `ADDG` |
+//! | [`page_tags`] | the packed allocation tags of a page: fill, copy, compare, by granule ranges and blocks |
 //! | [`regs`] | the system registers, as far as something here reads a field of them |
 //! | [`fault`] | what goes wrong with an access, and its syndrome as ESR, FAR and HPFAR |
 //! | [`desc`] | stage-2 descriptors of the 4 KiB granule |
@@ -37,6 +38,7 @@ pub mod addr;
 pub mod desc;
 pub mod fault;
 pub mod insn;
+pub mod page_tags;
 pub mod regs;
 pub mod tag;
 pub mod walk;
@@ -45,6 +47,7 @@ pub use addr::*;
 pub use desc::*;
 pub use fault::*;
 pub use insn::*;
+pub use page_tags::*;
 pub use regs::*;
 pub use tag::*;
 pub use walk::*;

@@ -4,7 +4,7 @@ use super::{Cpu, Mmu, Tcf, Translation};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Va};
 use crate::fault::{Access, Fault, FaultKind, Stage};
 use crate::regs::{GcrEl1, RgsrEl1};
-use crate::tag::{PageTags, Tag};
+use crate::{PageTags, Tag};
 
 /// The first page of the guest.
 pub(super) const BASE: u64 = 0x5000_0000;
