@@ -9,9 +9,11 @@
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use tagvisor_arch::{DescriptorSource, PAGE_SIZE, Pa, PageTags, Pfn, Tag};
+use tagvisor_arch::{DescriptorSource, PAGE_SIZE, Pa, PageTags, Pfn};
 
 use crate::region::{MemError, Region, RegionKind, check_map};
+
+mod tags;
 
 const PAGE_BYTES: usize = PAGE_SIZE as usize;
 type PageData = [u8; PAGE_BYTES];
@@ -75,7 +77,7 @@ impl PhysMem {
     /// If any byte lies outside the regions; the caller has checked.
     pub fn read(&self, pa: Pa, buf: &mut [u8]) {
         let mut rest = buf;
-        for (pfn, offset, len) in pages(pa, rest.len()) {
+        for (pfn, offset, len) in pages(pa, rest.len() as u64) {
             let (part, after) = rest.split_at_mut(len);
             part.copy_from_slice(&self.bytes(pfn)[offset..offset + len]);
             rest = after;
@@ -88,7 +90,7 @@ impl PhysMem {
     /// If any byte lies outside the regions; the caller has checked.
     pub fn write(&mut self, pa: Pa, buf: &[u8]) {
         let mut rest = buf;
-        for (pfn, offset, len) in pages(pa, rest.len()) {
+        for (pfn, offset, len) in pages(pa, rest.len() as u64) {
             let (part, after) = rest.split_at(len);
             self.page_mut(pfn)[offset..offset + len].copy_from_slice(part);
             rest = after;
@@ -154,36 +156,6 @@ impl PhysMem {
         (*page != ZERO_PAGE).then_some(page)
     }
 
-    /// The allocation tag of the granule at `pa`: 0 where there is no tag storage. Real hardware's answer there is
-    /// IMPLEMENTATION DEFINED, up to an external abort.
-    #[inline]
-    pub fn tag(&self, pa: Pa) -> Tag {
-        self.frame_index(pa.pfn())
-            .map_or(Tag::ZERO, |frame| self.frame_tag(frame, pa.granule()))
-    }
-
-    /// Sets the allocation tag of the granule at `pa`; ignored where there is no tag storage (see [`PhysMem::tag`]).
-    pub fn set_tag(&mut self, pa: Pa, tag: Tag) {
-        if self.has_tags(pa.pfn()) {
-            let frame = self.touch(pa.pfn());
-            self.tags[frame as usize].set(pa.granule(), tag);
-        }
-    }
-
-    /// All tags of a page.
-    pub fn page_tags(&self, pfn: Pfn) -> PageTags {
-        self.frame_index(pfn)
-            .map_or(PageTags::ZERO, |frame| self.tags[frame as usize])
-    }
-
-    /// Sets all tags of a page; ignored where there is no tag storage (see [`PhysMem::tag`]).
-    pub fn set_page_tags(&mut self, pfn: Pfn, tags: &PageTags) {
-        if self.has_tags(pfn) && (*tags != PageTags::ZERO || self.frame_index(pfn).is_some()) {
-            let frame = self.touch(pfn);
-            self.tags[frame as usize] = *tags;
-        }
-    }
-
     /// The index of a page's frame, if it has one.
     #[inline]
     pub fn frame_index(&self, pfn: Pfn) -> Option<u32> {
@@ -204,31 +176,6 @@ impl PhysMem {
         self.data.push(None);
         self.index.insert(pfn, frame);
         frame
-    }
-
-    /// The tag of one granule of a frame: the hot path of replay.
-    ///
-    /// # Panics
-    /// If there is no such frame or granule.
-    #[inline]
-    pub fn frame_tag(&self, frame: u32, granule: usize) -> Tag {
-        self.tags[frame as usize].get(granule)
-    }
-
-    /// Sets the tag of one granule of a frame: the hot path of a tag store in replay. The frame must lie in memory with tag
-    /// storage; whoever cached its index has seen to that.
-    ///
-    /// # Panics
-    /// If there is no such frame or granule.
-    #[inline]
-    pub fn set_frame_tag(&mut self, frame: u32, granule: usize, tag: Tag) {
-        self.tags[frame as usize].set(granule, tag);
-    }
-
-    /// The tags of all frames, by index.
-    #[inline]
-    pub fn tag_slab(&self) -> &[PageTags] {
-        &self.tags
     }
 
     /// How many pages have a frame.
@@ -302,17 +249,16 @@ impl DescriptorSource for PhysMem {
 }
 
 /// Splits `len` bytes from `pa` on at page boundaries: page frame, offset in it, bytes in it.
-fn pages(pa: Pa, len: usize) -> impl Iterator<Item = (Pfn, usize, usize)> {
+fn pages(pa: Pa, len: u64) -> impl Iterator<Item = (Pfn, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == len {
             return None;
         }
-        let at = pa + done as u64;
-        let offset = at.page_offset() as usize;
-        let part = (PAGE_BYTES - offset).min(len - done);
+        let at = pa + done;
+        let part = (PAGE_SIZE - at.page_offset()).min(len - done);
         done += part;
-        Some((at.pfn(), offset, part))
+        Some((at.pfn(), at.page_offset() as usize, part as usize))
     })
 }
 

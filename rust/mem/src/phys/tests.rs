@@ -1,7 +1,7 @@
 //! Physical memory on hand-made maps, and against one array of bytes and one of tags.
 
 use proptest::prelude::*;
-use tagvisor_arch::GRANULE_SIZE;
+use tagvisor_arch::{GRANULE_SIZE, Tag};
 
 use super::*;
 
