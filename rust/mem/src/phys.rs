@@ -1,18 +1,19 @@
 //! Physical memory as page frames that exist once somebody writes to them.
 //!
 //! A frame is an index into two parallel arrays: packed tags, flat, for the replay loop to index; and data, shared
-//! copy-on-write between clones, absent while it is all zero. A hash map leads from page frame number to index.
+//! copy-on-write between clones, absent while it is all zero. A table leads from page frame number to index.
 //!
 //! Left out: caches, memory attributes, errors of the memory itself. Invariants: reading creates nothing; frames without
-//! tag storage have tag 0 throughout; a frame once created keeps its index; the hash map is never iterated.
+//! tag storage have tag 0 throughout; a frame once created keeps its index; no order of the table reaches an answer.
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use tagvisor_arch::{DescriptorSource, PAGE_SIZE, Pa, PageTags, Pfn};
 
 use crate::region::{MemError, Region, RegionKind, check_map};
+use frames::Frames;
 
+mod frames;
 mod tags;
 
 const PAGE_BYTES: usize = PAGE_SIZE as usize;
@@ -23,7 +24,7 @@ static ZERO_PAGE: PageData = [0; PAGE_BYTES];
 #[derive(Clone, Debug)]
 pub struct PhysMem {
     regions: Arc<[Region]>,
-    index: FxHashMap<Pfn, u32>,
+    frames: Frames,
     tags: Vec<PageTags>,
     /// `None` is a page of zeros; a page may also be all zero in full.
     data: Vec<Option<Arc<PageData>>>,
@@ -34,7 +35,7 @@ impl PhysMem {
     pub fn new(regions: Vec<Region>) -> Result<Self, MemError> {
         Ok(Self {
             regions: check_map(regions)?.into(),
-            index: FxHashMap::default(),
+            frames: Frames::new(),
             tags: Vec::new(),
             data: Vec::new(),
         })
@@ -48,9 +49,13 @@ impl PhysMem {
     /// The region the page frame lies in, online or not.
     #[inline]
     pub fn region_of(&self, pfn: Pfn) -> Option<&Region> {
+        self.region_index(pfn).map(|region| &self.regions[region])
+    }
+
+    fn region_index(&self, pfn: Pfn) -> Option<usize> {
         let above = self.regions.partition_point(|region| region.base <= pfn.base());
-        let region = self.regions.get(above.checked_sub(1)?)?;
-        region.contains(pfn).then_some(region)
+        let region = above.checked_sub(1)?;
+        self.regions[region].contains(pfn).then_some(region)
     }
 
     /// Memory hotplug: brings the region that starts at `base` up or down. Its content stays.
@@ -159,7 +164,7 @@ impl PhysMem {
     /// The index of a page's frame, if it has one.
     #[inline]
     pub fn frame_index(&self, pfn: Pfn) -> Option<u32> {
-        self.index.get(&pfn).copied()
+        self.frames.find(pfn)
     }
 
     /// The index of a page's frame, created if need be. It never changes.
@@ -170,17 +175,17 @@ impl PhysMem {
         if let Some(frame) = self.frame_index(pfn) {
             return frame;
         }
-        self.assert_backed(pfn);
-        let frame = u32::try_from(self.tags.len()).expect("2^32 touched frames are 16 TiB of data");
+        let Some(region) = self.region_index(pfn) else {
+            panic!("no memory at {}", pfn.base())
+        };
         self.tags.push(PageTags::ZERO);
         self.data.push(None);
-        self.index.insert(pfn, frame);
-        frame
+        self.frames.add(pfn, region as u32)
     }
 
     /// How many pages have a frame.
     pub fn touched_frames(&self) -> usize {
-        self.tags.len()
+        self.frames.len()
     }
 
     /// Appends the content of these pages, in the order given: equal content gives equal bytes, however it came about.
@@ -243,7 +248,10 @@ impl PhysMem {
 impl DescriptorSource for PhysMem {
     /// `None`, an external abort, unless the word lies in online RAM.
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64> {
-        let region = self.region_of(pa.pfn())?;
+        let region = match self.frames.find(pa.pfn()) {
+            Some(frame) => &self.regions[self.frames.frame(frame).region as usize],
+            None => self.region_of(pa.pfn())?,
+        };
         (region.online && region.kind != RegionKind::Device).then(|| self.read_u64(pa))
     }
 }
