@@ -1,24 +1,27 @@
 //! Physical memory as page frames that exist once somebody writes to them.
 //!
-//! A frame is an index into two parallel arrays: packed tags, flat, for the replay loop to index; and data, shared
-//! copy-on-write between clones, absent while it is all zero. A table leads from page frame number to index.
+//! A frame is an index into parallel arrays: packed tags, flat, for the replay loop to index; data, shared copy-on-write
+//! between clones, absent while it is all zero; and where the frame lies. A table leads from page frame number to index.
 //!
 //! Left out: caches, memory attributes, errors of the memory itself. Invariants: reading creates nothing; frames without
 //! tag storage have tag 0 throughout; a frame once created keeps its index; no order of the table reaches an answer.
 
 use std::sync::Arc;
 
-use tagvisor_arch::{DescriptorSource, PAGE_SIZE, Pa, PageTags, Pfn};
+use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn};
 
 use crate::region::{MemError, Region, RegionKind, check_map};
+use descriptors::Descriptors;
 use frames::Frames;
+use page::{PAGE_BYTES, Page, PageData, ZERO_PAGE};
 
+mod descriptors;
 mod frames;
+mod page;
 mod tags;
 
-const PAGE_BYTES: usize = PAGE_SIZE as usize;
-type PageData = [u8; PAGE_BYTES];
-static ZERO_PAGE: PageData = [0; PAGE_BYTES];
+/// Bytes of a word.
+const WORD: usize = size_of::<u64>();
 
 /// Tagged physical memory. A clone shares page data with its origin until one of them writes.
 #[derive(Clone, Debug)]
@@ -26,8 +29,8 @@ pub struct PhysMem {
     regions: Arc<[Region]>,
     frames: Frames,
     tags: Vec<PageTags>,
-    /// `None` is a page of zeros; a page may also be all zero in full.
-    data: Vec<Option<Arc<PageData>>>,
+    data: Vec<Page>,
+    descriptors: Descriptors,
 }
 
 impl PhysMem {
@@ -38,6 +41,7 @@ impl PhysMem {
             frames: Frames::new(),
             tags: Vec::new(),
             data: Vec::new(),
+            descriptors: Descriptors::default(),
         })
     }
 
@@ -67,6 +71,7 @@ impl PhysMem {
             .ok_or(MemError::NoRegion { base })?;
         region.online = online;
         self.regions = regions.into();
+        self.descriptors.forget_all();
         Ok(())
     }
 
@@ -97,7 +102,8 @@ impl PhysMem {
         let mut rest = buf;
         for (pfn, offset, len) in pages(pa, rest.len() as u64) {
             let (part, after) = rest.split_at(len);
-            self.page_mut(pfn)[offset..offset + len].copy_from_slice(part);
+            let frame = self.touch(pfn);
+            self.page_mut(frame, offset, len)[offset..offset + len].copy_from_slice(part);
             rest = after;
         }
     }
@@ -108,7 +114,10 @@ impl PhysMem {
     /// As [`PhysMem::read`].
     #[inline]
     pub fn read_u64(&self, pa: Pa) -> u64 {
-        let mut word = [0; 8];
+        if let Some(word) = self.bytes(pa.pfn())[pa.page_offset() as usize..].first_chunk() {
+            return u64::from_le_bytes(*word);
+        }
+        let mut word = [0; WORD];
         self.read(pa, &mut word);
         u64::from_le_bytes(word)
     }
@@ -119,7 +128,33 @@ impl PhysMem {
     /// As [`PhysMem::write`].
     #[inline]
     pub fn write_u64(&mut self, pa: Pa, value: u64) {
-        self.write(pa, &value.to_le_bytes());
+        let offset = pa.page_offset() as usize;
+        if offset <= PAGE_BYTES - WORD {
+            let frame = self.touch(pa.pfn());
+            self.frame_write_u64(frame, offset, value);
+        } else {
+            self.write(pa, &value.to_le_bytes());
+        }
+    }
+
+    /// The little-endian 64-bit word at an offset into a frame's data: what a load needs of memory after a TLB hit.
+    ///
+    /// # Panics
+    /// If there is no such frame or the word is not inside the page.
+    #[inline]
+    pub fn frame_read_u64(&self, frame: u32, offset: usize) -> u64 {
+        let word = self.data[frame as usize].data()[offset..].first_chunk();
+        u64::from_le_bytes(*word.expect("the word lies inside the page"))
+    }
+
+    /// Writes the little-endian 64-bit word at an offset into a frame's data: a store after a TLB hit.
+    ///
+    /// # Panics
+    /// As [`PhysMem::frame_read_u64`].
+    #[inline]
+    pub fn frame_write_u64(&mut self, frame: u32, offset: usize, value: u64) {
+        let word = self.page_mut(frame, offset, WORD)[offset..].first_chunk_mut();
+        *word.expect("the word lies inside the page") = value.to_le_bytes();
     }
 
     /// Zeroes the data of a page; its tags stay, as after `clear_page`.
@@ -129,11 +164,11 @@ impl PhysMem {
     pub fn zero_page(&mut self, pfn: Pfn) {
         self.assert_backed(pfn);
         if let Some(frame) = self.frame_index(pfn) {
-            self.data[frame as usize] = None;
+            self.replace_page(frame, Page::Zero);
         }
     }
 
-    /// Copies the data of a page, not its tags, as `copy_page` does. The copy is shared until one side is written.
+    /// Copies the data of a page, not its tags, as `copy_page` does.
     ///
     /// # Panics
     /// If either page frame lies outside the regions.
@@ -142,10 +177,10 @@ impl PhysMem {
         self.assert_backed(to);
         let copy = self
             .frame_index(from)
-            .and_then(|frame| self.data[frame as usize].clone());
-        if copy.is_some() || self.frame_index(to).is_some() {
+            .map_or(Page::Zero, |frame| self.data[frame as usize].clone());
+        if !matches!(copy, Page::Zero) || self.frame_index(to).is_some() {
             let frame = self.touch(to);
-            self.data[frame as usize] = copy;
+            self.replace_page(frame, copy);
         }
     }
 
@@ -157,7 +192,7 @@ impl PhysMem {
     /// The data of a page, or `None` if it was never written or is all zero.
     pub fn data(&self, pfn: Pfn) -> Option<&PageData> {
         let frame = self.frame_index(pfn)?;
-        let page = self.data[frame as usize].as_deref()?;
+        let page = self.data[frame as usize].data();
         (*page != ZERO_PAGE).then_some(page)
     }
 
@@ -179,7 +214,7 @@ impl PhysMem {
             panic!("no memory at {}", pfn.base())
         };
         self.tags.push(PageTags::ZERO);
-        self.data.push(None);
+        self.data.push(Page::Zero);
         self.frames.add(pfn, region as u32)
     }
 
@@ -229,30 +264,31 @@ impl PhysMem {
             self.assert_backed(pfn);
             return &ZERO_PAGE;
         };
-        self.data[frame as usize].as_deref().unwrap_or(&ZERO_PAGE)
+        self.data[frame as usize].data()
     }
 
-    /// The bytes of a page, this clone's own from now on.
+    /// The data of a frame, of which `len` bytes from `offset` on will be written.
     #[inline]
-    fn page_mut(&mut self, pfn: Pfn) -> &mut PageData {
-        let frame = self.touch(pfn);
-        Arc::make_mut(self.data[frame as usize].get_or_insert_with(|| Arc::new(ZERO_PAGE)))
+    fn page_mut(&mut self, frame: u32, offset: usize, len: usize) -> &mut PageData {
+        let known = self.frames.frame(frame);
+        if known.walked {
+            self.descriptors.forget(known.pfn.base() + offset as u64, len as u64);
+        }
+        self.data[frame as usize].data_mut()
+    }
+
+    fn replace_page(&mut self, frame: u32, page: Page) {
+        let known = self.frames.frame_mut(frame);
+        if known.walked {
+            known.walked = false;
+            self.descriptors.forget_all();
+        }
+        self.data[frame as usize] = page;
     }
 
     #[inline]
     fn assert_backed(&self, pfn: Pfn) {
         assert!(self.region_of(pfn).is_some(), "no memory at {}", pfn.base());
-    }
-}
-
-impl DescriptorSource for PhysMem {
-    /// `None`, an external abort, unless the word lies in online RAM.
-    fn read_descriptor(&mut self, pa: Pa) -> Option<u64> {
-        let region = match self.frames.find(pa.pfn()) {
-            Some(frame) => &self.regions[self.frames.frame(frame).region as usize],
-            None => self.region_of(pa.pfn())?,
-        };
-        (region.online && region.kind != RegionKind::Device).then(|| self.read_u64(pa))
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) struct Frame {
     pub(super) pfn: Pfn,
     /// Index of the region it lies in.
     pub(super) region: u32,
+    /// Whether the table walker keeps words of it (see `descriptors`).
+    pub(super) walked: bool,
 }
 
 /// The frames, and the way from page frame number to index.
@@ -47,6 +49,13 @@ impl Frames {
         &self.made[index as usize]
     }
 
+    /// # Panics
+    /// If there is no such frame.
+    #[inline]
+    pub(super) fn frame_mut(&mut self, index: u32) -> &mut Frame {
+        &mut self.made[index as usize]
+    }
+
     /// The index of the page frame, if it has one.
     #[inline]
     pub(super) fn find(&self, pfn: Pfn) -> Option<u32> {
@@ -64,7 +73,11 @@ impl Frames {
     /// Adds a page frame that is not there yet.
     pub(super) fn add(&mut self, pfn: Pfn, region: u32) -> u32 {
         let index = u32::try_from(self.made.len()).expect("2^32 touched frames are 16 TiB of data");
-        self.made.push(Frame { pfn, region });
+        self.made.push(Frame {
+            pfn,
+            region,
+            walked: false,
+        });
         if self.made.len() * 2 > self.slots.len() {
             self.bits += 1;
             self.slots = vec![EMPTY; 1 << self.bits];
