@@ -3,7 +3,8 @@
 //! | module | models |
 //! |---|---|
 //! | [`addr`] | the address spaces, each its own type, and the page and granule geometry |
-//! | [`tag`] | 4-bit allocation tags, the packed tags of a page, the tag arithmetic of `IRG` and `ADDG` |
+//! | [`tag`] | 4-bit tags, the tag arithmetic of `IRG` and `ADDG` |
+//! | [`page_tags`] | the packed allocation tags of a page: fill, copy, compare, by granule ranges and blocks |
 //! | [`features`] | the optional parts of `FEAT_MTE4` and `FEAT_MTE_PERM`, and the ID registers |
 //! | [`regs`] | the system registers, as far as something here reads a field of them |
 //! | [`access`] | one access as translation and syndrome see it, and what a mapping grants |
@@ -42,6 +43,7 @@ pub mod exec;
 pub mod fault;
 pub mod features;
 pub mod insn;
+pub mod page_tags;
 pub mod regs;
 pub mod tag;
 pub mod translate;
@@ -56,6 +58,7 @@ pub use exec::*;
 pub use fault::*;
 pub use features::*;
 pub use insn::*;
+pub use page_tags::*;
 pub use regs::*;
 pub use tag::*;
 pub use translate::*;

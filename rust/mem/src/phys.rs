@@ -1,30 +1,36 @@
 //! Physical memory as page frames that exist once somebody writes to them.
 //!
-//! A frame is an index into two parallel arrays: packed tags, flat, for the replay loop to index; and data, shared
-//! copy-on-write between clones, absent while it is all zero. A hash map leads from page frame number to index.
+//! A frame is an index into parallel arrays: packed tags, flat, for the replay loop to index; data, shared copy-on-write
+//! between clones, absent while it is all zero; and where the frame lies. A table leads from page frame number to index.
 //!
 //! Left out: caches, memory attributes, errors of the memory itself. Invariants: reading creates nothing; frames without
-//! tag storage have tag 0 throughout; a frame once created keeps its index; the hash map is never iterated.
+//! tag storage have tag 0 throughout; a frame once created keeps its index; no order of the table reaches an answer.
 
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-use tagvisor_arch::{DescriptorSource, PAGE_SIZE, Pa, PageTags, Pfn, Tag};
+use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn};
 
 use crate::region::{MemError, Region, RegionKind, check_map};
+use descriptors::Descriptors;
+use frames::Frames;
+use page::{PAGE_BYTES, Page, PageData, ZERO_PAGE};
 
-const PAGE_BYTES: usize = PAGE_SIZE as usize;
-type PageData = [u8; PAGE_BYTES];
-static ZERO_PAGE: PageData = [0; PAGE_BYTES];
+mod descriptors;
+mod frames;
+mod page;
+mod tags;
+
+/// Bytes of a word.
+const WORD: usize = size_of::<u64>();
 
 /// Tagged physical memory. A clone shares page data with its origin until one of them writes.
 #[derive(Clone, Debug)]
 pub struct PhysMem {
     regions: Arc<[Region]>,
-    index: FxHashMap<Pfn, u32>,
+    frames: Frames,
     tags: Vec<PageTags>,
-    /// `None` is a page of zeros; a page may also be all zero in full.
-    data: Vec<Option<Arc<PageData>>>,
+    data: Vec<Page>,
+    descriptors: Descriptors,
 }
 
 impl PhysMem {
@@ -32,9 +38,10 @@ impl PhysMem {
     pub fn new(regions: Vec<Region>) -> Result<Self, MemError> {
         Ok(Self {
             regions: check_map(regions)?.into(),
-            index: FxHashMap::default(),
+            frames: Frames::new(),
             tags: Vec::new(),
             data: Vec::new(),
+            descriptors: Descriptors::default(),
         })
     }
 
@@ -46,9 +53,13 @@ impl PhysMem {
     /// The region the page frame lies in, online or not.
     #[inline]
     pub fn region_of(&self, pfn: Pfn) -> Option<&Region> {
+        self.region_index(pfn).map(|region| &self.regions[region])
+    }
+
+    fn region_index(&self, pfn: Pfn) -> Option<usize> {
         let above = self.regions.partition_point(|region| region.base <= pfn.base());
-        let region = self.regions.get(above.checked_sub(1)?)?;
-        region.contains(pfn).then_some(region)
+        let region = above.checked_sub(1)?;
+        self.regions[region].contains(pfn).then_some(region)
     }
 
     /// Memory hotplug: brings the region that starts at `base` up or down. Its content stays.
@@ -60,6 +71,7 @@ impl PhysMem {
             .ok_or(MemError::NoRegion { base })?;
         region.online = online;
         self.regions = regions.into();
+        self.descriptors.forget_all();
         Ok(())
     }
 
@@ -75,7 +87,7 @@ impl PhysMem {
     /// If any byte lies outside the regions; the caller has checked.
     pub fn read(&self, pa: Pa, buf: &mut [u8]) {
         let mut rest = buf;
-        for (pfn, offset, len) in pages(pa, rest.len()) {
+        for (pfn, offset, len) in pages(pa, rest.len() as u64) {
             let (part, after) = rest.split_at_mut(len);
             part.copy_from_slice(&self.bytes(pfn)[offset..offset + len]);
             rest = after;
@@ -88,9 +100,10 @@ impl PhysMem {
     /// If any byte lies outside the regions; the caller has checked.
     pub fn write(&mut self, pa: Pa, buf: &[u8]) {
         let mut rest = buf;
-        for (pfn, offset, len) in pages(pa, rest.len()) {
+        for (pfn, offset, len) in pages(pa, rest.len() as u64) {
             let (part, after) = rest.split_at(len);
-            self.page_mut(pfn)[offset..offset + len].copy_from_slice(part);
+            let frame = self.touch(pfn);
+            self.page_mut(frame, offset, len)[offset..offset + len].copy_from_slice(part);
             rest = after;
         }
     }
@@ -101,7 +114,10 @@ impl PhysMem {
     /// As [`PhysMem::read`].
     #[inline]
     pub fn read_u64(&self, pa: Pa) -> u64 {
-        let mut word = [0; 8];
+        if let Some(word) = self.bytes(pa.pfn())[pa.page_offset() as usize..].first_chunk() {
+            return u64::from_le_bytes(*word);
+        }
+        let mut word = [0; WORD];
         self.read(pa, &mut word);
         u64::from_le_bytes(word)
     }
@@ -112,7 +128,33 @@ impl PhysMem {
     /// As [`PhysMem::write`].
     #[inline]
     pub fn write_u64(&mut self, pa: Pa, value: u64) {
-        self.write(pa, &value.to_le_bytes());
+        let offset = pa.page_offset() as usize;
+        if offset <= PAGE_BYTES - WORD {
+            let frame = self.touch(pa.pfn());
+            self.frame_write_u64(frame, offset, value);
+        } else {
+            self.write(pa, &value.to_le_bytes());
+        }
+    }
+
+    /// The little-endian 64-bit word at an offset into a frame's data: what a load needs of memory after a TLB hit.
+    ///
+    /// # Panics
+    /// If there is no such frame or the word is not inside the page.
+    #[inline]
+    pub fn frame_read_u64(&self, frame: u32, offset: usize) -> u64 {
+        let word = self.data[frame as usize].data()[offset..].first_chunk();
+        u64::from_le_bytes(*word.expect("the word lies inside the page"))
+    }
+
+    /// Writes the little-endian 64-bit word at an offset into a frame's data: a store after a TLB hit.
+    ///
+    /// # Panics
+    /// As [`PhysMem::frame_read_u64`].
+    #[inline]
+    pub fn frame_write_u64(&mut self, frame: u32, offset: usize, value: u64) {
+        let word = self.page_mut(frame, offset, WORD)[offset..].first_chunk_mut();
+        *word.expect("the word lies inside the page") = value.to_le_bytes();
     }
 
     /// Zeroes the data of a page; its tags stay, as after `clear_page`.
@@ -122,11 +164,11 @@ impl PhysMem {
     pub fn zero_page(&mut self, pfn: Pfn) {
         self.assert_backed(pfn);
         if let Some(frame) = self.frame_index(pfn) {
-            self.data[frame as usize] = None;
+            self.replace_page(frame, Page::Zero);
         }
     }
 
-    /// Copies the data of a page, not its tags, as `copy_page` does. The copy is shared until one side is written.
+    /// Copies the data of a page, not its tags, as `copy_page` does.
     ///
     /// # Panics
     /// If either page frame lies outside the regions.
@@ -135,10 +177,10 @@ impl PhysMem {
         self.assert_backed(to);
         let copy = self
             .frame_index(from)
-            .and_then(|frame| self.data[frame as usize].clone());
-        if copy.is_some() || self.frame_index(to).is_some() {
+            .map_or(Page::Zero, |frame| self.data[frame as usize].clone());
+        if !matches!(copy, Page::Zero) || self.frame_index(to).is_some() {
             let frame = self.touch(to);
-            self.data[frame as usize] = copy;
+            self.replace_page(frame, copy);
         }
     }
 
@@ -150,44 +192,14 @@ impl PhysMem {
     /// The data of a page, or `None` if it was never written or is all zero.
     pub fn data(&self, pfn: Pfn) -> Option<&PageData> {
         let frame = self.frame_index(pfn)?;
-        let page = self.data[frame as usize].as_deref()?;
+        let page = self.data[frame as usize].data();
         (*page != ZERO_PAGE).then_some(page)
-    }
-
-    /// The allocation tag of the granule at `pa`: 0 where there is no tag storage. Real hardware's answer there is
-    /// IMPLEMENTATION DEFINED, up to an external abort.
-    #[inline]
-    pub fn tag(&self, pa: Pa) -> Tag {
-        self.frame_index(pa.pfn())
-            .map_or(Tag::ZERO, |frame| self.frame_tag(frame, pa.granule()))
-    }
-
-    /// Sets the allocation tag of the granule at `pa`; ignored where there is no tag storage (see [`PhysMem::tag`]).
-    pub fn set_tag(&mut self, pa: Pa, tag: Tag) {
-        if self.has_tags(pa.pfn()) {
-            let frame = self.touch(pa.pfn());
-            self.tags[frame as usize].set(pa.granule(), tag);
-        }
-    }
-
-    /// All tags of a page.
-    pub fn page_tags(&self, pfn: Pfn) -> PageTags {
-        self.frame_index(pfn)
-            .map_or(PageTags::ZERO, |frame| self.tags[frame as usize])
-    }
-
-    /// Sets all tags of a page; ignored where there is no tag storage (see [`PhysMem::tag`]).
-    pub fn set_page_tags(&mut self, pfn: Pfn, tags: &PageTags) {
-        if self.has_tags(pfn) && (*tags != PageTags::ZERO || self.frame_index(pfn).is_some()) {
-            let frame = self.touch(pfn);
-            self.tags[frame as usize] = *tags;
-        }
     }
 
     /// The index of a page's frame, if it has one.
     #[inline]
     pub fn frame_index(&self, pfn: Pfn) -> Option<u32> {
-        self.index.get(&pfn).copied()
+        self.frames.find(pfn)
     }
 
     /// The index of a page's frame, created if need be. It never changes.
@@ -198,42 +210,17 @@ impl PhysMem {
         if let Some(frame) = self.frame_index(pfn) {
             return frame;
         }
-        self.assert_backed(pfn);
-        let frame = u32::try_from(self.tags.len()).expect("2^32 touched frames are 16 TiB of data");
+        let Some(region) = self.region_index(pfn) else {
+            panic!("no memory at {}", pfn.base())
+        };
         self.tags.push(PageTags::ZERO);
-        self.data.push(None);
-        self.index.insert(pfn, frame);
-        frame
-    }
-
-    /// The tag of one granule of a frame: the hot path of replay.
-    ///
-    /// # Panics
-    /// If there is no such frame or granule.
-    #[inline]
-    pub fn frame_tag(&self, frame: u32, granule: usize) -> Tag {
-        self.tags[frame as usize].get(granule)
-    }
-
-    /// Sets the tag of one granule of a frame: the hot path of a tag store in replay. The frame must lie in memory with tag
-    /// storage; whoever cached its index has seen to that.
-    ///
-    /// # Panics
-    /// If there is no such frame or granule.
-    #[inline]
-    pub fn set_frame_tag(&mut self, frame: u32, granule: usize, tag: Tag) {
-        self.tags[frame as usize].set(granule, tag);
-    }
-
-    /// The tags of all frames, by index.
-    #[inline]
-    pub fn tag_slab(&self) -> &[PageTags] {
-        &self.tags
+        self.data.push(Page::Zero);
+        self.frames.add(pfn, region as u32)
     }
 
     /// How many pages have a frame.
     pub fn touched_frames(&self) -> usize {
-        self.tags.len()
+        self.frames.len()
     }
 
     /// Appends the content of these pages, in the order given: equal content gives equal bytes, however it came about.
@@ -277,14 +264,26 @@ impl PhysMem {
             self.assert_backed(pfn);
             return &ZERO_PAGE;
         };
-        self.data[frame as usize].as_deref().unwrap_or(&ZERO_PAGE)
+        self.data[frame as usize].data()
     }
 
-    /// The bytes of a page, this clone's own from now on.
+    /// The data of a frame, of which `len` bytes from `offset` on will be written.
     #[inline]
-    fn page_mut(&mut self, pfn: Pfn) -> &mut PageData {
-        let frame = self.touch(pfn);
-        Arc::make_mut(self.data[frame as usize].get_or_insert_with(|| Arc::new(ZERO_PAGE)))
+    fn page_mut(&mut self, frame: u32, offset: usize, len: usize) -> &mut PageData {
+        let known = self.frames.frame(frame);
+        if known.walked {
+            self.descriptors.forget(known.pfn.base() + offset as u64, len as u64);
+        }
+        self.data[frame as usize].data_mut()
+    }
+
+    fn replace_page(&mut self, frame: u32, page: Page) {
+        let known = self.frames.frame_mut(frame);
+        if known.walked {
+            known.walked = false;
+            self.descriptors.forget_all();
+        }
+        self.data[frame as usize] = page;
     }
 
     #[inline]
@@ -293,30 +292,17 @@ impl PhysMem {
     }
 }
 
-impl DescriptorSource for PhysMem {
-    /// `None`, an external abort, unless the word lies in online RAM.
-    fn read_descriptor(&mut self, pa: Pa) -> Option<u64> {
-        let region = self.region_of(pa.pfn())?;
-        (region.online && region.kind != RegionKind::Device).then(|| self.read_u64(pa))
-    }
-
-    fn write_descriptor(&mut self, pa: Pa, desc: u64) {
-        self.write_u64(pa, desc);
-    }
-}
-
 /// Splits `len` bytes from `pa` on at page boundaries: page frame, offset in it, bytes in it.
-fn pages(pa: Pa, len: usize) -> impl Iterator<Item = (Pfn, usize, usize)> {
+fn pages(pa: Pa, len: u64) -> impl Iterator<Item = (Pfn, usize, usize)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == len {
             return None;
         }
-        let at = pa + done as u64;
-        let offset = at.page_offset() as usize;
-        let part = (PAGE_BYTES - offset).min(len - done);
+        let at = pa + done;
+        let part = (PAGE_SIZE - at.page_offset()).min(len - done);
         done += part;
-        Some((at.pfn(), offset, part))
+        Some((at.pfn(), at.page_offset() as usize, part as usize))
     })
 }
 

@@ -5,7 +5,7 @@ use crate::access::{AccessDesc, Grants};
 use crate::addr::{Ipa, PAGE_SIZE, Pa, Va};
 use crate::attr::MemTag;
 use crate::fault::{Fault, FaultKind, Stage};
-use crate::tag::{PageTags, Tag};
+use crate::{PageTags, Tag};
 
 /// The first page of the guest.
 pub(super) const BASE: u64 = 0x5000_0000;

@@ -1,7 +1,7 @@
 //! Physical memory on hand-made maps, and against one array of bytes and one of tags.
 
 use proptest::prelude::*;
-use tagvisor_arch::GRANULE_SIZE;
+use tagvisor_arch::{DescriptorSource, GRANULE_SIZE, Tag};
 
 use super::*;
 
@@ -166,6 +166,48 @@ fn frame_index_is_stable_and_leads_to_the_tags() {
     assert_eq!(memory.frame_index(RAM.pfn()), Some(frame));
     assert_eq!(memory.frame_tag(frame, 3), SEVEN);
     assert_eq!(memory.tag_slab()[frame as usize], memory.page_tags(RAM.pfn()));
+}
+
+#[test]
+fn frame_words_are_the_words_of_the_page() {
+    let mut memory = memory();
+    memory.write_u64(RAM + 4096 + 0x18, 5);
+    let frame = memory.touch((RAM + 4096).pfn());
+
+    memory.frame_write_u64(frame, 0x21, 0x1122_3344_5566_7788);
+
+    assert_eq!(
+        (memory.frame_read_u64(frame, 0x18), memory.read_u64(RAM + 4096 + 0x21)),
+        (5, 0x1122_3344_5566_7788)
+    );
+    assert_eq!(memory.frame_read_u64(frame, 4088), 0);
+}
+
+#[test]
+#[should_panic(expected = "the word lies inside the page")]
+fn frame_words_do_not_cross_into_another_page() {
+    let mut memory = memory();
+    let frame = memory.touch(RAM.pfn());
+
+    memory.frame_write_u64(frame, 4089, 1);
+}
+
+#[test]
+fn clones_of_clones_share_pages_until_one_writes() {
+    let mut memory = memory();
+    memory.write_u64(RAM, 1);
+    let first = memory.clone();
+    let mut second = first.clone();
+    assert!(std::ptr::eq(
+        first.data(RAM.pfn()).unwrap(),
+        second.data(RAM.pfn()).unwrap()
+    ));
+
+    second.write_u64(RAM, 2);
+    memory.write_u64(RAM, 3);
+
+    let words = [&memory, &first, &second].map(|memory| memory.read_u64(RAM));
+    assert_eq!(words, [3, 1, 2]);
 }
 
 #[test]
