@@ -17,19 +17,26 @@ E2H and TGE, AArch32, big-endian tables, TLBs, FEAT_D128, FEAT_MTE_PERM, permiss
 
 Choices where the architecture leaves one: a TxSZ outside its limits, an invalid SL0 and an
 inconsistent pair of the two are a level-0 Translation fault; a reserved granule is 4K; IPS or PS of
-7 is 52 bits; a Permission fault does not set an access flag; AT sets access flags but no dirty
-state; shareability 1 is non-shareable; stage 2 combines the shareability of the stage-1 descriptor,
-not its effective value; a reserved MemAttr is Non-cacheable, and
-FWB ignores MemAttr[3].
+7 is 52 bits; a Permission or Alignment fault does not set an access flag; AT sets access flags but
+no dirty state; a tag store to Device memory does not fault. What the two stages make of a memory
+type is in `oracle.attributes`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-Registers = dict[str, int]
-Memory = dict[int, int]
+from tests.oracle.attributes import (
+    ATTR_TAGGED,
+    ATTR_WRITE_BACK,
+    NON_SHAREABLE,
+    OUTER_SHAREABLE,
+    Attributes,
+    combine_stage2,
+    finish,
+    mair_attribute,
+)
+from tests.oracle.words import MASK64, Memory, Registers, bit, bits
 
-MASK64 = (1 << 64) - 1
 PA_BITS = 52
 OUTPUT_BITS = (32, 36, 40, 42, 44, 48, 52, 52)
 GRANULE_4K, GRANULE_16K, GRANULE_64K = 12, 14, 16
@@ -37,60 +44,55 @@ GRANULE_TG0 = (GRANULE_4K, GRANULE_64K, GRANULE_16K, GRANULE_4K)
 GRANULE_TG1 = (GRANULE_4K, GRANULE_16K, GRANULE_4K, GRANULE_64K)
 LAST_LEVEL = 3
 
+# Fault status codes; the first four come with a level.
 ADDRESS_SIZE, TRANSLATION, ACCESS_FLAG, PERMISSION = 0x00, 0x04, 0x08, 0x0C
-NON_SHAREABLE, OUTER_SHAREABLE, INNER_SHAREABLE = 0, 2, 3
-NC = 0x4  # as one half of a MAIR attribute; the others carry hints
-WT, WB, FORCED = 2, 3, 4  # stage-2 policies for one half, as MemAttr has them; FORCED by FWB
-ATTR_TAGGED, ATTR_WRITE_BACK, ATTR_NON_CACHEABLE = 0xF0, 0xFF, 0x44
+ALIGNMENT = 0x21
 DESC_AF, DESC_DBM = 10, 51
 
 
-def bits(value: int, high: int, low: int) -> int:
-    return (value >> low) & ((1 << (high - low + 1)) - 1)
-
-
-def bit(value: int, at: int) -> bool:
-    return (value >> at) & 1 == 1
-
-
 class TranslationAbortError(Exception):
-    """The translation faults."""
+    """The translation faults. `write` is WnR, None where the kind of access alone decides."""
 
-    def __init__(self, kind: int, level: int) -> None:
+    def __init__(self, kind: int, level: int, *, write: bool | None = None) -> None:
         super().__init__(kind, level)
         self.kind = kind
         self.level = level
+        self.write = write
         self.stage2 = False
         self.walk = False  # a stage-2 fault on a stage-1 table access
+        self.ipa = 0  # what stage 2 was asked for, in a stage-2 fault
+
+    @property
+    def status(self) -> int:
+        """The fault status code, as in ESR_ELx.DFSC and PAR_EL1.FST."""
+        if self.kind == ALIGNMENT:
+            return ALIGNMENT
+        if self.level == -1:
+            return 0x29 if self.kind == ADDRESS_SIZE else 0x2B
+        return self.kind + self.level
 
     def par(self) -> int:
         """PAR_EL1 as AT reports this fault."""
-        fst = self.kind + self.level
-        if self.level == -1:
-            fst = 0x29 if self.kind == ADDRESS_SIZE else 0x2B
-        return (1 << 11) | (self.stage2 << 9) | (self.walk << 8) | (fst << 1) | 1
-
-
-@dataclass(frozen=True)
-class Attributes:
-    """Memory attributes: `attr` as in a MAIR byte, `sh` as in a descriptor."""
-
-    attr: int
-    sh: int
-
-    @property
-    def is_device(self) -> bool:
-        return self.attr < 0x10
+        return (1 << 11) | (self.stage2 << 9) | (self.walk << 8) | (self.status << 1) | 1
 
 
 @dataclass(frozen=True)
 class Access:
-    """What is asked: by whom, which way, and whether it is only asked (AT)."""
+    """What is asked: which way, by whom, and whether it is only asked (AT)."""
 
+    read: bool
     write: bool
     el0: bool = False
     at: bool = False
     walk: bool = False  # stage 2 only: the access is a stage-1 table access
+    strict: bool = False  # Device memory does not take it: it is unaligned, or DC ZVA
+
+    def check(self, *, readable: bool, writable: bool, level: int) -> None:
+        """Permissions; an access that reads and writes is refused as a read first."""
+        if self.read and not readable:
+            raise TranslationAbortError(PERMISSION, level, write=False)
+        if self.write and not writable:
+            raise TranslationAbortError(PERMISSION, level, write=True)
 
 
 @dataclass(frozen=True)
@@ -190,54 +192,6 @@ def txsz_allowed(txsz: int, granule: int, *, ds: bool) -> bool:
     return (12 if ds else 16) <= txsz <= 48
 
 
-def finish(attributes: Attributes) -> Attributes:
-    """Effective shareability: Device and Normal Non-cacheable memory is outer shareable."""
-    if attributes.is_device or attributes.attr == ATTR_NON_CACHEABLE:
-        return replace(attributes, sh=OUTER_SHAREABLE)
-    return replace(attributes, sh=NON_SHAREABLE if attributes.sh == 1 else attributes.sh)
-
-
-def mair_attribute(mair: int, index: int) -> int:
-    """A MAIR_EL1 byte, its FEAT_XS forms replaced by the plain ones."""
-    attr = bits(mair, 8 * index + 7, 8 * index)
-    if attr < 0x10:
-        return attr & 0xC
-    return {0x40: ATTR_NON_CACHEABLE, 0xA0: 0xAA}.get(attr, attr)
-
-
-def combine_half(half: int, policy: int) -> int:
-    """One half of a Normal stage-1 attribute under a stage-2 policy; hints are stage 1's."""
-    if policy == FORCED:
-        return 0xF if half == NC else half | 0x4  # 00RW -> 01RW, 10RW -> 11RW
-    if half == NC or policy not in {WT, WB}:
-        return NC
-    return half & 0xB if policy == WT else half  # 01RW -> 00RW, 11RW -> 10RW
-
-
-def combine_normal(attr: int, outer: int, inner: int) -> int:
-    """Both halves; Tagged memory that stays write-back stays Tagged."""
-    plain = ATTR_WRITE_BACK if attr == ATTR_TAGGED else attr
-    result = (combine_half(plain >> 4, outer) << 4) | combine_half(plain & 0xF, inner)
-    return attr if result == plain else result
-
-
-def combine_stage2(stage1: Attributes, memattr: int, sh: int, *, fwb: bool) -> Attributes:
-    """Stage-1 attributes under a stage-2 MemAttr[3:0] and SH."""
-    attr = stage1.attr
-    outer, inner = bits(memattr, 3, 2), bits(memattr, 1, 0)
-    if not bit(memattr, 2) if fwb else outer == 0:  # Device at stage 2
-        attr = min(attr, inner << 2) if stage1.is_device else inner << 2
-    elif not fwb:
-        attr = attr if stage1.is_device else combine_normal(attr, outer, inner)
-    elif inner == 0b10:
-        attr = ATTR_WRITE_BACK if stage1.is_device else combine_normal(attr, FORCED, FORCED)
-    elif inner != 0b11:
-        attr = attr if stage1.is_device else ATTR_NON_CACHEABLE
-    widest_first = (OUTER_SHAREABLE, INNER_SHAREABLE, NON_SHAREABLE)
-    sh = next((wide for wide in widest_first if wide in {stage1.sh, sh}), NON_SHAREABLE)
-    return finish(Attributes(attr, sh))
-
-
 def stage2_start(granule: int, sl: int, *, ds: bool) -> int | None:
     """The start level SL2:SL0 names, or None if it names none."""
     if granule == GRANULE_4K:
@@ -271,7 +225,7 @@ def stage2(regs: Registers, mem: Memory, ipa: Output, access: Access) -> Output:
     try:
         return _stage2(regs, mem, ipa, access)
     except TranslationAbortError as abort:
-        abort.stage2, abort.walk = True, access.walk
+        abort.stage2, abort.walk, abort.ipa = True, access.walk, ipa.pa
         raise
 
 
@@ -286,13 +240,14 @@ def _stage2(regs: Registers, mem: Memory, ipa: Output, access: Access) -> Output
     sh = bits(vtcr, 13, 12) if tables.ds else bits(descriptor, 9, 8)
     memattr, fwb = bits(descriptor, 5, 2), bit(hcr, 46)
     attributes = combine_stage2(ipa.attributes, memattr, sh, fwb=fwb)
+    if access.strict and attributes.is_device:
+        raise TranslationAbortError(ALIGNMENT, leaf.level)
     dirty_managed = hd and bit(descriptor, DESC_DBM)
     writable = bit(descriptor, 7) or dirty_managed
-    if not (writable if access.write else bit(descriptor, 6)):
-        raise TranslationAbortError(PERMISSION, leaf.level)
+    access.check(readable=bit(descriptor, 6), writable=writable, level=leaf.level)
     # The attributes of a stage-1 table access are Normal, so Device here is stage 2's word.
     if access.walk and bit(hcr, 2) and attributes.is_device:
-        raise TranslationAbortError(PERMISSION, leaf.level)
+        raise TranslationAbortError(PERMISSION, leaf.level, write=access.write)
 
     updated = descriptor | 1 << DESC_AF
     if access.write and dirty_managed and not access.at:
@@ -302,7 +257,7 @@ def _stage2(regs: Registers, mem: Memory, ipa: Output, access: Access) -> Output
     return Output(leaf.output, attributes)
 
 
-def stage1_disabled(regs: Registers, va: int) -> Output:
+def stage1_disabled(regs: Registers, va: int, access: Access) -> Output:
     """The identity, for SCTLR_EL1.M = 0 or HCR_EL2.DC = 1."""
     hcr = regs.get("HCR_EL2", 0)
     tbi = bit(regs.get("TCR_EL1", 0), 38 if bit(va, 55) else 37)
@@ -310,6 +265,8 @@ def stage1_disabled(regs: Registers, va: int) -> Output:
     if address >> PA_BITS:
         raise TranslationAbortError(ADDRESS_SIZE, 0)
     if not bit(hcr, 12):
+        if access.strict:
+            raise TranslationAbortError(ALIGNMENT, 0)
         return Output(address, Attributes(0x00, OUTER_SHAREABLE))
     attr = ATTR_TAGGED if bit(hcr, 57) else ATTR_WRITE_BACK
     return Output(address, Attributes(attr, NON_SHAREABLE))
@@ -337,7 +294,7 @@ def stage1_tables(regs: Registers, va: int) -> Tables:
 def stage1(regs: Registers, mem: Memory, va: int, access: Access) -> Output:
     """Translate a virtual address; `mem` is changed by hardware flag updates."""
     if not bit(regs.get("SCTLR_EL1", 0), 0) or bit(regs.get("HCR_EL2", 0), 12):
-        return stage1_disabled(regs, va)
+        return stage1_disabled(regs, va, access)
     tcr = regs.get("TCR_EL1", 0)
     upper = bit(va, 55)
     ha, hd = bit(tcr, 39), bit(tcr, 39) and bit(tcr, 40)
@@ -347,16 +304,19 @@ def stage1(regs: Registers, mem: Memory, va: int, access: Access) -> Output:
     def table_pa(address: int, *, write: bool) -> int:
         # How TCR_EL1 makes the walker cache its reads does not show; that it is Normal memory does.
         ipa = Output(address, Attributes(ATTR_WRITE_BACK, NON_SHAREABLE))
-        return stage2(regs, mem, ipa, Access(write=write, walk=True, at=access.at)).pa
+        table_access = Access(read=True, write=write, walk=True, at=access.at)
+        return stage2(regs, mem, ipa, table_access).pa
 
     leaf = walk(tables, lambda at: mem.get(table_pa(at, write=False), 0), va, ha=ha)
     descriptor = leaf.descriptor
+    attr = mair_attribute(regs.get("MAIR_EL1", 0), bits(descriptor, 4, 2))
+    if access.strict and Attributes(attr, 0).is_device:
+        raise TranslationAbortError(ALIGNMENT, leaf.level)
     dirty_managed = hd and bit(descriptor, DESC_DBM)
     ap_table = 0 if hpd else leaf.ap_table
+    allowed = not access.el0 or (bit(descriptor, 6) and not bit(ap_table, 0))
     writable = (not bit(descriptor, 7) or dirty_managed) and not bit(ap_table, 1)
-    el0_allowed = bit(descriptor, 6) and not bit(ap_table, 0)
-    if (access.el0 and not el0_allowed) or (access.write and not writable):
-        raise TranslationAbortError(PERMISSION, leaf.level)
+    access.check(readable=allowed, writable=allowed and writable, level=leaf.level)
 
     updated = descriptor | 1 << DESC_AF
     if access.write and dirty_managed and not access.at:
@@ -366,25 +326,20 @@ def stage1(regs: Registers, mem: Memory, va: int, access: Access) -> Output:
     sh = bits(descriptor, 9, 8)
     if tables.ds:
         sh = bits(tcr, 29, 28) if upper else bits(tcr, 13, 12)
-    attr = mair_attribute(regs.get("MAIR_EL1", 0), bits(descriptor, 4, 2))
     return Output(leaf.output, Attributes(attr, sh))
 
 
 def translate(
     regs: Registers, mem: Memory, va: int, access: Access, *, both: bool = True
-) -> tuple[Output | TranslationAbortError, Memory]:
-    """Translate through stage 1 and, unless `both` is false, stage 2.
+) -> Output:
+    """Translate through stage 1 and, unless `both` is false, stage 2; or raise the fault.
 
-    Returns the outcome and a copy of `mem` with the flags that the hardware set.
+    `mem` is changed by hardware flag updates, those before a fault included.
     """
-    after = dict(mem)
-    try:
-        output = stage1(regs, after, va, access)
-        if both:
-            output = stage2(regs, after, output, access)
-    except TranslationAbortError as abort:
-        return abort, after
-    return replace(output, attributes=finish(output.attributes)), after
+    output = stage1(regs, mem, va, access)
+    if both:
+        output = stage2(regs, mem, output, access)
+    return replace(output, attributes=finish(output.attributes))
 
 
 def par(regs: Registers, mem: Memory, kind: str, va: int) -> int:
@@ -392,9 +347,10 @@ def par(regs: Registers, mem: Memory, kind: str, va: int) -> int:
     stages, level, way = kind[:-3], kind[-3:-1], kind[-1]
     if stages not in {"S1", "S12"} or level not in {"E0", "E1"} or way not in {"R", "W"}:
         raise ValueError(kind)
-    access = Access(write=way == "W", el0=level == "E0", at=True)
-    outcome, _ = translate(regs, mem, va, access, both=stages == "S12")
-    if isinstance(outcome, TranslationAbortError):
-        return outcome.par()
-    attr, sh, page = outcome.attributes.attr, outcome.attributes.sh, outcome.pa >> 12 << 12
+    access = Access(read=way == "R", write=way == "W", el0=level == "E0", at=True)
+    try:
+        output = translate(regs, mem, va, access, both=stages == "S12")
+    except TranslationAbortError as abort:
+        return abort.par()
+    attr, sh, page = output.attributes.attr, output.attributes.sh, output.pa >> 12 << 12
     return (attr << 56) | page | (1 << 11) | (1 << 9) | (sh << 7)
