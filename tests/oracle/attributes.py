@@ -4,8 +4,8 @@ An attribute is kept as a MAIR byte with its FEAT_XS forms replaced by the plain
 FEAT_MTE_PERM and HCR_EL2.CD; SCTLR_EL1.C is taken as 1.
 
 Choices where the architecture leaves one: shareability 1 is non-shareable; stage 2 combines the
-shareability of the stage-1 descriptor, not its effective value; a reserved MemAttr is Non-cacheable,
-and FWB ignores MemAttr[3].
+shareability of the stage-1 descriptor, not its effective value; a reserved MemAttr is
+Non-cacheable, and FWB ignores MemAttr[3].
 """
 
 from dataclasses import dataclass, replace

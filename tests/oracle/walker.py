@@ -61,6 +61,7 @@ class TranslationAbortError(Exception):
         self.stage2 = False
         self.walk = False  # a stage-2 fault on a stage-1 table access
         self.ipa = 0  # what stage 2 was asked for, in a stage-2 fault
+        self.base_in_range = False  # only the offset in the block left the output size
 
     @property
     def status(self) -> int:
@@ -101,6 +102,7 @@ class Output:
 
     pa: int
     attributes: Attributes
+    combined: tuple[int, int] | None = None  # for reports: stage 1's byte and stage 2's MemAttr
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,11 @@ def walk(tables: Tables, read: Callable[[int], int], address: int, *, ha: bool) 
             level, high = level + 1, low - 1
         elif kind == 0b11 or (kind == 0b01 and tables.block_allowed(level)):
             output = tables.address(descriptor, low) | bits(address, low - 1, 0)
-            tables.check_output(output, level)
+            try:
+                tables.check_output(output, level)
+            except TranslationAbortError as abort:
+                abort.base_in_range = output >> low << low < 1 << tables.output_bits
+                raise
             if not bit(descriptor, DESC_AF) and not ha:
                 raise TranslationAbortError(ACCESS_FLAG, level)
             return Leaf(descriptor, location, level, output, ap_table)
@@ -254,7 +260,7 @@ def _stage2(regs: Registers, mem: Memory, ipa: Output, access: Access) -> Output
         updated |= 1 << 7
     if updated != descriptor:
         mem[leaf.location] = updated
-    return Output(leaf.output, attributes)
+    return Output(leaf.output, attributes, (ipa.attributes.attr, memattr))
 
 
 def stage1_disabled(regs: Registers, va: int, access: Access) -> Output:
@@ -342,15 +348,26 @@ def translate(
     return replace(output, attributes=finish(output.attributes))
 
 
-def par(regs: Registers, mem: Memory, kind: str, va: int) -> int:
-    """PAR_EL1 after `AT kind, va`; kind is S1E0R, S1E0W, S1E1R, S1E1W or S12E0R and so on."""
+def at(regs: Registers, mem: Memory, kind: str, va: int) -> Output | TranslationAbortError:
+    """What `AT kind, va` finds; kind is S1E0R, S1E0W, S1E1R, S1E1W or S12E0R and so on."""
     stages, level, way = kind[:-3], kind[-3:-1], kind[-1]
     if stages not in {"S1", "S12"} or level not in {"E0", "E1"} or way not in {"R", "W"}:
         raise ValueError(kind)
     access = Access(read=way == "R", write=way == "W", el0=level == "E0", at=True)
     try:
-        output = translate(regs, mem, va, access, both=stages == "S12")
+        return translate(regs, mem, va, access, both=stages == "S12")
     except TranslationAbortError as abort:
-        return abort.par()
-    attr, sh, page = output.attributes.attr, output.attributes.sh, output.pa >> 12 << 12
+        return abort
+
+
+def par_of(found: Output | TranslationAbortError) -> int:
+    """PAR_EL1 after an AT that found this."""
+    if isinstance(found, TranslationAbortError):
+        return found.par()
+    attr, sh, page = found.attributes.attr, found.attributes.sh, found.pa >> 12 << 12
     return (attr << 56) | page | (1 << 11) | (1 << 9) | (sh << 7)
+
+
+def par(regs: Registers, mem: Memory, kind: str, va: int) -> int:
+    """PAR_EL1 after `AT kind, va`."""
+    return par_of(at(regs, mem, kind, va))
