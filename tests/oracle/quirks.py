@@ -12,14 +12,18 @@ vectors; A, B, C and D were found by comparing them:
   stage 2 and at stage 1: QEMU looks at the base only.
 * E: DC ZVA on Device memory completes; by the pseudocode it is an Alignment fault.
 * R: a reserved MemAttr; Q5: MemAttr 1xxx with FWB = 1.
-* Q1: how a tag check fault of DC ZVA is reported; Q2: read or write of an atomic's tag check.
+* Q1: how a tag check fault of DC ZVA is reported; Q2: read or write of an atomic's tag check fault;
+  W: its other aborts, which QEMU finds as a read or as a write, whichever it tries first; also
+  WnR of a load exclusive's alignment fault, which QEMU takes for a write.
+* F: an unaligned access to Device memory, which QEMU lets through or refuses by other rules.
+* X: not a mistake: a store exclusive without the monitor, at an address that would abort.
 """
 
 from __future__ import annotations
 
 from tests.oracle.attributes import NC
 from tests.oracle.insns import Form, Insn
-from tests.oracle.machine import TAG_CHECK, Taken
+from tests.oracle.machine import DEVICE_ALIGNMENT, TAG_CHECK, UNSPECIFIED, Taken
 from tests.oracle.walker import ALIGNMENT, Output, TranslationAbortError
 from tests.oracle.words import bit, bits
 
@@ -60,9 +64,17 @@ def at_class(found: Output | TranslationAbortError, *, fwb: bool) -> str | None:
 READ_MODIFY_WRITE = {Form.ATOMIC, Form.COMPARE_SWAP, Form.COMPARE_SWAP_PAIR}
 
 
-def step_class(insn: Insn, taken: Taken | None) -> str | None:
-    """The class of an exception that an instruction takes."""
+def step_class(insn: Insn, taken: Taken | None, remark: str | None) -> str | None:
+    """The class of an instruction that takes an exception; `remark` is the machine's."""
+    if remark == UNSPECIFIED:
+        return "X"
     status = 0 if taken is None else taken.esr & 0x3F
     if insn.row.form is Form.DC_ZERO and not insn.row.tags:
         return {ALIGNMENT: "E", TAG_CHECK: "Q1"}.get(status)
-    return "Q2" if insn.row.form in READ_MODIFY_WRITE and status == TAG_CHECK else None
+    if remark == DEVICE_ALIGNMENT:
+        return "F"
+    if insn.row.form is Form.LOAD_EXCLUSIVE and status == ALIGNMENT:
+        return "W"
+    if taken is None or insn.row.form not in READ_MODIFY_WRITE:
+        return None
+    return "Q2" if status == TAG_CHECK else "W"

@@ -6,8 +6,8 @@ a step that takes an exception has changed no register, no tag and no data (TFSR
 and the flags of descriptors apart).
 
 Choices where the architecture leaves one: DC ZVA reports the first granule that fails; a store
-exclusive without the monitor fails before its address is looked at, and `Machine.unspecified` tells
-when another implementation might have taken an abort instead.
+exclusive without the monitor fails before its address is translated, and `Machine.remark` tells
+when another implementation might have answered otherwise.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.oracle.machine import (
     IL,
     PAGE,
     TAG_BLOCK,
+    UNSPECIFIED,
     ZERO_BLOCK,
     Machine,
     Piece,
@@ -34,7 +35,7 @@ def step(machine: Machine, word: int) -> Taken | None:
     insn = decode(word)
     if insn is None:
         raise ValueError(hex(word))
-    machine.unspecified = False
+    machine.remark = None
     try:
         RULES[insn.row.form](machine, insn)
     except TakenError as end:
@@ -80,14 +81,15 @@ def load_exclusive(machine: Machine, insn: Insn) -> None:
 def store_exclusive(machine: Machine, insn: Insn) -> None:
     size, va = insn.row.size, machine.address(insn)
     access = Access(read=False, write=True, el0=machine.el == 0, strict=va % size != 0)
-    machine.check_alignment(insn, va, size, size, access)
     marked, machine.exclusive = machine.exclusive, None
     found = machine.translate_page(va, access)
     if isinstance(found, TranslationAbortError):
-        machine.unspecified = marked is None
-        passes = marked is not None
+        passes, sound = marked is not None, False
     else:
-        passes = marked == (found.pa | va % PAGE, size)
+        passes, sound = marked == (found.pa | va % PAGE, size), va % size == 0
+    if marked is None and not sound:
+        machine.remark = UNSPECIFIED
+    machine.check_alignment(insn, va, size, size, access)
     if not passes:
         machine.set(insn.operands["s"], 1)
         return

@@ -112,7 +112,7 @@ def outcome(machine: Machine, taken: Taken | None, quirk: str | None) -> dict[st
 def compare(report: Report, machine: Machine, row: JsonRow, where: str) -> None:
     want, taken = recorded(row), executed(machine, row)
     insn = decode(number(row["word"]))
-    if insn is not None and step_class(insn, taken) == "E":
+    if insn is not None and step_class(insn, taken, machine.remark) == "E":
         report.apart["E"] += 1
         return
     got = outcome(machine, taken, row.get("quirk"))
