@@ -1,9 +1,9 @@
 """What counts as a difference, and how one is told.
 
-A difference is told with everything that is needed to see it again: the unit's kind and seed (which
-rebuild it), the registers, and the step or walk with both answers. Compared of a syndrome are EC, IL,
-DFSC, WnR and S1PTW, all of FAR and HPFAR, and with `full` also ISV and what belongs to it. WnR does
-not count where S1PTW is 1, and nothing but EC where an instruction is UNDEFINED.
+A difference is told with everything that is needed to see it again: the unit's kind and seed
+(which rebuild it), the registers, and the step or walk with both answers. Compared of a syndrome
+are EC, IL, DFSC, WnR and S1PTW, all of FAR and HPFAR, and with `full` also ISV and what belongs
+to it. WnR does not count where S1PTW is 1, and nothing but EC where an instruction is UNDEFINED.
 """
 
 from __future__ import annotations
@@ -72,6 +72,14 @@ def registers_text(regs: Registers) -> str:
 def step_text(step: Step) -> str:
     inputs = " ".join(f"X{number}={value:#x}" for number, value in step.inputs.items())
     return f"{step.word:#010x} {step.text} at EL{step.el} TCO={int(step.tco)} {inputs}"
+
+
+def par_name(par: int) -> str:
+    """For counting: what kind of answer a PAR_EL1 is."""
+    if not par & 1:
+        return "translates"
+    stage = "table of stage 1" if par >> 8 & 1 else "stage 2" if par >> 9 & 1 else "stage 1"
+    return f"AT {stage} FST {par >> 1 & 0x3F:#x}"
 
 
 def outcome_name(taken: Taken | None) -> str:

@@ -40,14 +40,14 @@ AT_KINDS = ("S1E1R", "S1E1W", "S1E0R", "S1E0W", "S12E1R", "S12E1W", "S12E0R", "S
 REGISTER_IDS = {
     name: number
     for number, name in enumerate(
-        ("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1")
-        + ("MAIR_EL1", "GCR_EL1", "RGSR_EL1", "TFSR_EL1", "TFSRE0_EL1")
+        ["HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1", "MAIR_EL1", "GCR_EL1", "RGSR_EL1", "TFSR_EL1", "TFSRE0_EL1"]
     )
 }
 SPSR = (0x3C0, 0x3C5)  # EL0, EL1h; interrupts masked
 COMPILE = (
     "-O2 -march=armv8.5-a+memtag -mgeneral-regs-only -mstrict-align -ffreestanding -nostdlib"
-    " -static -fno-pic -fno-stack-protector -fno-builtin -mbranch-protection=none -Wl,--build-id=none"
+    " -static -fno-pic -fno-stack-protector -fno-builtin -mbranch-protection=none"
+    " -Wl,--build-id=none"
 )
 
 
@@ -73,10 +73,6 @@ class Script:
             self.add(SETREG, REGISTER_IDS[name], value)
         self.add(TLBI)
 
-    @property
-    def fits(self) -> bool:
-        return 8 * len(self.words) < MOST_SCRIPT and 8 * sum(self.sizes) < MOST_ANSWERS
-
 
 class Qemu:
     """A QEMU command and the target program, built when this object is made."""
@@ -93,14 +89,19 @@ class Qemu:
 
     def run(self, script: Script) -> list[tuple[int, ...]]:
         """The answers to a script, one tuple for each operation that has one."""
-        (self.path / "ops.bin").write_bytes(struct.pack(f"<{len(script.words)}QQ", *script.words, END))
+        if 8 * len(script.words) > MOST_SCRIPT or 8 * sum(script.sizes) > MOST_ANSWERS:
+            raise QemuError("the script is longer than the target has room for")
+        words = [*script.words, END]
+        (self.path / "ops.bin").write_bytes(struct.pack(f"<{len(words)}Q", *words))
         answers = self.path / "out.bin"
         answers.unlink(missing_ok=True)
-        loader = f"loader,file={self.path}/ops.bin,addr={SCRIPT:#x},force-raw=on"
-        quiet = "-display none -nic none -serial none -monitor none -m 1024 -cpu max"
+        loader = f"loader,file=ops.bin,addr={SCRIPT:#x},force-raw=on"
+        arguments = (
+            f"-M {MACHINE} -cpu max -m 1024 -display none -nic none -serial none -monitor none"
+            f" -semihosting-config enable=on,target=native -kernel oracle.elf -device {loader}"
+        )
         result = subprocess.run(
-            [*self.command, "-M", MACHINE, *quiet.split(), "-device", loader]
-            + ["-semihosting-config", "enable=on,target=native", "-kernel", "oracle.elf"],
+            [*self.command, *arguments.split()],
             cwd=self.path,
             env=self.environment,
             capture_output=True,
@@ -113,9 +114,9 @@ class Qemu:
         raw = answers.read_bytes()
         if len(raw) != 8 * sum(script.sizes):
             raise QemuError(f"{len(raw) // 8} answer words, {sum(script.sizes)} expected")
-        words, found, at = struct.unpack(f"<{len(raw) // 8}Q", raw), [], 0
+        answered, found, at = struct.unpack(f"<{len(raw) // 8}Q", raw), [], 0
         for size in script.sizes:
-            found.append(words[at : at + size])
+            found.append(answered[at : at + size])
             at += size
         return found
 

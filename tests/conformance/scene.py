@@ -57,7 +57,9 @@ def stage2_page(rng: random.Random, pa: int, *, fwb: bool, good: bool) -> int:
         return pa | (6 if fwb else 15) << 2 | 3 << 6 | 3 << 8 | 1 << 10 | 3
     if rng.random() < 0.04:
         return 0
-    memattr = rng.choice((6, 6, 6, 7, 7, 5, 0, 1, 2, 3) if fwb else (15,) * 4 + (5, 10, 13, 0, 1, 2, 3))
+    memattr = rng.choice(
+        (6, 6, 6, 7, 7, 5, 0, 1, 2, 3) if fwb else (15,) * 4 + (5, 10, 13, 0, 1, 2, 3)
+    )
     s2ap = 3 if rng.random() < 0.7 else rng.randrange(4)
     flags = (rng.random() < 0.9) << 10 | (rng.random() < 0.3) << 51
     return pa | memattr << 2 | s2ap << 6 | rng.choice((0, 2, 3)) << 8 | flags | 3

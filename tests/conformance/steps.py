@@ -1,14 +1,14 @@
 """Random instruction steps, and what the oracle says of each.
 
-A unit is one scene and a number of steps on it; every hundred of them the registers of tag checking
-change. A step names an instruction of `oracle.insns` with random operands whose base register points
-into the scene, mostly at a granule with the right tag. The oracle executes as the steps are drawn, so
-that a compare-and-swap can be given what it compares with and a store exclusive follows the load that
-opens the monitor.
+A unit is one scene and a number of steps on it; every hundred of them the registers of tag
+checking change. A step names an instruction of `oracle.insns` with random operands whose base
+register points into the scene, mostly at a granule with the right tag. The oracle executes as the
+steps are drawn, so that a compare-and-swap can be given what it compares with and a store
+exclusive follows the load that opens the monitor.
 
-The invariant: a unit is a function of its seed and options. Leaves out what the architecture leaves
-to an implementation: equal registers where that is CONSTRAINED UNPREDICTABLE, and a store exclusive
-after a load exclusive that took an exception.
+The invariant: a unit is a function of its seed and options. Leaves out what the architecture
+leaves to an implementation: equal registers where that is CONSTRAINED UNPREDICTABLE, and a store
+exclusive after a load exclusive that took an exception.
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ class Unit:
 
 def groups(skip: frozenset[str]) -> list[list[Row]]:
     """The instructions in groups that are drawn equally often: by what they are, not how many."""
-    rows = [row for row in TABLE.values() if row.name not in skip and row.form is not Form.STORE_EXCLUSIVE]
+    rows = [
+        row
+        for row in TABLE.values()
+        if row.name not in skip and row.form is not Form.STORE_EXCLUSIVE
+    ]
     plain = [row for row in rows if row.form in {Form.LOAD, Form.STORE} and not row.ordered]
     tagged = [row for row in rows if row.form in TAG_FORMS]
     ordered = [
@@ -82,7 +86,9 @@ def groups(skip: frozenset[str]) -> list[list[Row]]:
         if row.ordered or row.form in READ_MODIFY_WRITE or row.form is Form.LOAD_EXCLUSIVE
     ]
     others = [row for row in rows if row.form in {Form.ARITHMETIC, Form.PREFETCH}]
-    return [group for group in (plain, plain, plain, tagged, tagged, tagged, ordered, others) if group]
+    return [
+        group for group in (plain, plain, plain, tagged, tagged, tagged, ordered, others) if group
+    ]
 
 
 class Draw:
@@ -188,7 +194,9 @@ class Draw:
             return None
         pa = found.pa | pointer % PAGE
         return int.from_bytes(
-            bytes(self.machine.mem.get(at & -8, 0) >> at % 8 * 8 & 0xFF for at in range(pa, pa + size)),
+            bytes(
+                self.machine.mem.get(at & -8, 0) >> at % 8 * 8 & 0xFF for at in range(pa, pa + size)
+            ),
             "little",
         )
 
@@ -200,11 +208,15 @@ class Draw:
             if immediate.name in {"imm", "tag"}:
                 width = immediate.high - immediate.low + 1
                 number = rng.getrandbits(width) if rng.random() < 0.5 else 0
-                operands[immediate.name] = number - ((number >> width - 1) << width) * immediate.signed
+                operands[immediate.name] = (
+                    number - ((number >> width - 1) << width) * immediate.signed
+                )
         operands |= self.registers(row)
         va = self.place(row)
         target = self.pointer(va) if pointer is None else pointer
-        reach = 0 if row.index is Index.POST or row.form is Form.ARITHMETIC else operands.get("imm", 0)
+        reach = (
+            0 if row.index is Index.POST or row.form is Form.ARITHMETIC else operands.get("imm", 0)
+        )
         inputs = {operands["n"]: (target - reach * row.scale) & MASK64}
         for name in ("t", "t2", "s", "m"):
             register = operands.get(name, XZR)
@@ -246,7 +258,12 @@ class Draw:
             step_ = self.draw(row, pointer)
             step_.el = el
             return step_
-        if self.monitor_known and self.opened is None and self.rng.random() < 0.01 and self.stores_exclusive:
+        if (
+            self.monitor_known
+            and self.opened is None
+            and self.rng.random() < 0.01
+            and self.stores_exclusive
+        ):
             return self.draw(self.rng.choice(self.stores_exclusive))
         return self.draw(self.rng.choice(self.rng.choice(self.groups)))
 
@@ -279,7 +296,7 @@ class Draw:
             self.monitor_known = drawn.taken is None
 
     def differs_from_target(self, drawn: Step) -> bool:
-        """Whether the bare-metal target must not see a step, for QEMU would end in another state."""
+        """Whether QEMU would end in another state, so that it must not see a step."""
         insn = decode(drawn.word)
         sctlr = self.machine.regs["SCTLR_EL1"]
         asymmetric = bits(sctlr, *((41, 40) if drawn.el else (39, 38))) == 3

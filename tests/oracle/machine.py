@@ -26,8 +26,7 @@ from tests.oracle.words import MASK64, Memory, Registers, bit, bits
 PAGE, GRANULE, ZERO_BLOCK, TAG_BLOCK = 4096, 16, 64, 256
 TAG_CHECK = 0x11  # fault status code
 EC_UNKNOWN, EC_DATA_ABORT = 0x00, 0x24  # a data abort from a lower level
-# What another implementation may rightly answer otherwise, and what made a page refuse an access.
-UNSPECIFIED, DEVICE_ALIGNMENT = "unspecified", "alignment on Device memory"
+UNSPECIFIED = "another implementation may rightly answer otherwise"
 IL, ISV, WNR, S1PTW = 1 << 25, 1 << 24, 1 << 6, 1 << 7
 
 
@@ -75,7 +74,7 @@ class Machine:
     tco: bool = False
     nzcv: int = 0
     exclusive: tuple[int, int] | None = None  # what the monitor marks: PA and size
-    remark: str | None = None  # about the last step: UNSPECIFIED or DEVICE_ALIGNMENT
+    remark: str | None = None  # about the last step: UNSPECIFIED or its fault's
 
     def __post_init__(self) -> None:
         self.configure(self.regs)
@@ -117,8 +116,7 @@ class Machine:
         self, abort: TranslationAbortError, access: Access, far: int, insn: Insn
     ) -> TakenError:
         write = access.write and not access.read if abort.write is None else abort.write
-        if abort.kind == ALIGNMENT:
-            self.remark = DEVICE_ALIGNMENT
+        self.remark = abort.remark
         if not abort.stage2:
             return self.data_abort(abort.status, far, write=write)
         esr = EC_DATA_ABORT << 26 | IL | abort.walk * S1PTW | write * WNR | abort.status

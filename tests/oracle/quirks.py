@@ -16,6 +16,7 @@ vectors; A, B, C and D were found by comparing them:
   W: its other aborts, which QEMU finds as a read or as a write, whichever it tries first; also
   WnR of a load exclusive's alignment fault, which QEMU takes for a write.
 * F: an unaligned access to Device memory, which QEMU lets through or refuses by other rules.
+* P: a stage-1 table in memory that stage 2 makes Device, with HCR_EL2.PTW: QEMU reports level 0.
 * X: not a mistake: a store exclusive without the monitor, at an address that would abort.
 """
 
@@ -23,8 +24,15 @@ from __future__ import annotations
 
 from tests.oracle.attributes import NC
 from tests.oracle.insns import Form, Insn
-from tests.oracle.machine import DEVICE_ALIGNMENT, TAG_CHECK, UNSPECIFIED, Taken
-from tests.oracle.walker import ALIGNMENT, Output, TranslationAbortError
+from tests.oracle.machine import TAG_CHECK, UNSPECIFIED, Taken
+from tests.oracle.walker import (
+    ALIGNMENT,
+    DEVICE_ALIGNMENT,
+    DEVICE_WALK,
+    OFFSET_OUT_OF_RANGE,
+    Output,
+    TranslationAbortError,
+)
 from tests.oracle.words import bit, bits
 
 
@@ -55,9 +63,9 @@ def attribute_class(stage1: int, memattr: int, *, fwb: bool) -> str | None:
 def at_class(found: Output | TranslationAbortError, *, fwb: bool) -> str | None:
     """The class of what an AT found."""
     if isinstance(found, TranslationAbortError):
-        if not found.base_in_range:
-            return None
-        return "C1" if found.stage2 else "D"
+        if found.remark == OFFSET_OUT_OF_RANGE:
+            return "C1" if found.stage2 else "D"
+        return "P" if found.remark == DEVICE_WALK else None
     return attribute_class(*found.combined, fwb=fwb) if found.combined else None
 
 
@@ -66,8 +74,8 @@ READ_MODIFY_WRITE = {Form.ATOMIC, Form.COMPARE_SWAP, Form.COMPARE_SWAP_PAIR}
 
 def step_class(insn: Insn, taken: Taken | None, remark: str | None) -> str | None:
     """The class of an instruction that takes an exception; `remark` is the machine's."""
-    if remark == UNSPECIFIED:
-        return "X"
+    if remark in {UNSPECIFIED, DEVICE_WALK}:
+        return "X" if remark == UNSPECIFIED else "P"
     status = 0 if taken is None else taken.esr & 0x3F
     if insn.row.form is Form.DC_ZERO and not insn.row.tags:
         return {ALIGNMENT: "E", TAG_CHECK: "Q1"}.get(status)

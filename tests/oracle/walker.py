@@ -49,11 +49,18 @@ ADDRESS_SIZE, TRANSLATION, ACCESS_FLAG, PERMISSION = 0x00, 0x04, 0x08, 0x0C
 ALIGNMENT = 0x21
 DESC_AF, DESC_DBM = 10, 51
 
+# What is worth telling of a fault: which of several causes it has.
+OFFSET_OUT_OF_RANGE = "only the offset in a block leaves the output size"
+DEVICE_ALIGNMENT = "Device memory does not take the access"
+DEVICE_WALK = "a stage-1 table in Device memory, with HCR_EL2.PTW"
+
 
 class TranslationAbortError(Exception):
     """The translation faults. `write` is WnR, None where the kind of access alone decides."""
 
-    def __init__(self, kind: int, level: int, *, write: bool | None = None) -> None:
+    def __init__(
+        self, kind: int, level: int, *, write: bool | None = None, remark: str | None = None
+    ) -> None:
         super().__init__(kind, level)
         self.kind = kind
         self.level = level
@@ -61,7 +68,7 @@ class TranslationAbortError(Exception):
         self.stage2 = False
         self.walk = False  # a stage-2 fault on a stage-1 table access
         self.ipa = 0  # what stage 2 was asked for, in a stage-2 fault
-        self.base_in_range = False  # only the offset in the block left the output size
+        self.remark = remark
 
     @property
     def status(self) -> int:
@@ -183,7 +190,8 @@ def walk(tables: Tables, read: Callable[[int], int], address: int, *, ha: bool) 
             try:
                 tables.check_output(output, level)
             except TranslationAbortError as abort:
-                abort.base_in_range = output >> low << low < 1 << tables.output_bits
+                if output >> low << low < 1 << tables.output_bits:
+                    abort.remark = OFFSET_OUT_OF_RANGE
                 raise
             if not bit(descriptor, DESC_AF) and not ha:
                 raise TranslationAbortError(ACCESS_FLAG, level)
@@ -247,13 +255,13 @@ def _stage2(regs: Registers, mem: Memory, ipa: Output, access: Access) -> Output
     memattr, fwb = bits(descriptor, 5, 2), bit(hcr, 46)
     attributes = combine_stage2(ipa.attributes, memattr, sh, fwb=fwb)
     if access.strict and attributes.is_device:
-        raise TranslationAbortError(ALIGNMENT, leaf.level)
+        raise TranslationAbortError(ALIGNMENT, leaf.level, remark=DEVICE_ALIGNMENT)
     dirty_managed = hd and bit(descriptor, DESC_DBM)
     writable = bit(descriptor, 7) or dirty_managed
     access.check(readable=bit(descriptor, 6), writable=writable, level=leaf.level)
     # The attributes of a stage-1 table access are Normal, so Device here is stage 2's word.
     if access.walk and bit(hcr, 2) and attributes.is_device:
-        raise TranslationAbortError(PERMISSION, leaf.level, write=access.write)
+        raise TranslationAbortError(PERMISSION, leaf.level, write=access.write, remark=DEVICE_WALK)
 
     updated = descriptor | 1 << DESC_AF
     if access.write and dirty_managed and not access.at:
@@ -272,7 +280,7 @@ def stage1_disabled(regs: Registers, va: int, access: Access) -> Output:
         raise TranslationAbortError(ADDRESS_SIZE, 0)
     if not bit(hcr, 12):
         if access.strict:
-            raise TranslationAbortError(ALIGNMENT, 0)
+            raise TranslationAbortError(ALIGNMENT, 0, remark=DEVICE_ALIGNMENT)
         return Output(address, Attributes(0x00, OUTER_SHAREABLE))
     attr = ATTR_TAGGED if bit(hcr, 57) else ATTR_WRITE_BACK
     return Output(address, Attributes(attr, NON_SHAREABLE))
@@ -317,7 +325,7 @@ def stage1(regs: Registers, mem: Memory, va: int, access: Access) -> Output:
     descriptor = leaf.descriptor
     attr = mair_attribute(regs.get("MAIR_EL1", 0), bits(descriptor, 4, 2))
     if access.strict and Attributes(attr, 0).is_device:
-        raise TranslationAbortError(ALIGNMENT, leaf.level)
+        raise TranslationAbortError(ALIGNMENT, leaf.level, remark=DEVICE_ALIGNMENT)
     dirty_managed = hd and bit(descriptor, DESC_DBM)
     ap_table = 0 if hpd else leaf.ap_table
     allowed = not access.el0 or (bit(descriptor, 6) and not bit(ap_table, 0))
