@@ -40,7 +40,10 @@ AT_KINDS = ("S1E1R", "S1E1W", "S1E0R", "S1E0W", "S12E1R", "S12E1W", "S12E0R", "S
 REGISTER_IDS = {
     name: number
     for number, name in enumerate(
-        ["HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1", "TTBR1_EL1", "MAIR_EL1", "GCR_EL1", "RGSR_EL1", "TFSR_EL1", "TFSRE0_EL1"]
+        (
+            *("HCR_EL2", "VTCR_EL2", "VTTBR_EL2", "SCTLR_EL1", "TCR_EL1", "TTBR0_EL1"),
+            *("TTBR1_EL1", "MAIR_EL1", "GCR_EL1", "RGSR_EL1", "TFSR_EL1", "TFSRE0_EL1"),
+        )
     )
 }
 SPSR = (0x3C0, 0x3C5)  # EL0, EL1h; interrupts masked
@@ -131,7 +134,7 @@ class Qemu:
 
 
 def sent(step: steps.Step) -> bool:
-    """Whether a step is given to QEMU: not those whose exception it is known to report otherwise."""
+    """Whether a step is given to QEMU: not those that it is known to answer otherwise."""
     return step.apart is None
 
 

@@ -86,7 +86,7 @@ class Invented(Memory):
         self.fwb = bool(regs["HCR_EL2"] & FWB)
         # MemAttr 1xxx is a matter of choice; with PTW a choice would decide about a fault.
         self.choices = not bare_metal and not (self.fwb and regs["HCR_EL2"] & PTW)
-        self.ds = bit(regs["TCR_EL1"], 59) and bit(regs["VTCR_EL2"], 32)
+        self.ds = bit(regs["TCR_EL1"], 59) or bit(regs["VTCR_EL2"], 32)
         sizes = bits(regs["TCR_EL1"], 34, 32), bits(regs["VTCR_EL2"], 18, 16)
         self.wide = all(size >= 6 for size in sizes)
 
@@ -118,8 +118,8 @@ class Invented(Memory):
         word |= self.memory_type() << 2
         word |= (3 if rng.random() < 0.75 else rng.getrandbits(2)) << 6
         word |= (rng.random() < 0.93) << 10 | (rng.random() < 0.3) << 51
-        # Shareability 1 is reserved, but with DS these are address bits.
-        word |= (rng.getrandbits(2) if self.ds else rng.choice((0, 2, 3))) << 8
+        # With DS these are address bits; without it 1 is reserved, and a matter of choice.
+        word |= rng.choice((0, 2, 3)) << 8
         if self.ds and rng.random() < 0.9:  # mostly an output below 2^50
             word &= ~(3 << 8)
         if rng.random() < 0.3:
@@ -189,7 +189,8 @@ def stage2_control(rng: random.Random, *, ds: bool, both: bool, bare_metal: bool
     ha, hd = rng.random() < 0.2, rng.random() < 0.5
     return (
         1 << 31 | t0sz & 0x3F | (sl & 3) << 6 | rng.getrandbits(4) << 8
-        | rng.choice((0, 2, 3)) << 12 | tg0 << 14 | ps << 16 | ha << 21 | hd << 22 | ds << 32 | (sl >> 2) << 33
+        | rng.choice((0, 2, 3)) << 12 | tg0 << 14 | ps << 16 | ha << 21 | hd << 22
+        | ds << 32 | (sl >> 2) << 33
     )  # fmt: skip
 
 
