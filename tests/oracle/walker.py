@@ -276,11 +276,14 @@ def stage1_disabled(regs: Registers, va: int, access: Access) -> Output:
     hcr = regs.get("HCR_EL2", 0)
     tbi = bit(regs.get("TCR_EL1", 0), 38 if bit(va, 55) else 37)
     address = bits(va, 55, 0) if tbi else va
+    device = not bit(hcr, 12)
+    # Both faults may be due; the address size comes first, and the remark tells of the other.
+    remark = DEVICE_ALIGNMENT if device and access.strict else None
     if address >> PA_BITS:
-        raise TranslationAbortError(ADDRESS_SIZE, 0)
-    if not bit(hcr, 12):
-        if access.strict:
-            raise TranslationAbortError(ALIGNMENT, 0, remark=DEVICE_ALIGNMENT)
+        raise TranslationAbortError(ADDRESS_SIZE, 0, remark=remark)
+    if remark is not None:
+        raise TranslationAbortError(ALIGNMENT, 0, remark=remark)
+    if device:
         return Output(address, Attributes(0x00, OUTER_SHAREABLE))
     attr = ATTR_TAGGED if bit(hcr, 57) else ATTR_WRITE_BACK
     return Output(address, Attributes(attr, NON_SHAREABLE))
