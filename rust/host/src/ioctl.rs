@@ -8,7 +8,7 @@
 use tagvisor_arch::{
     Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, GcrEl1, Ipa, PAGE_SIZE, PageTags, RgsrEl1, Tag, Tcf, Va,
 };
-use tagvisor_mem::Tlb;
+use tagvisor_mem::MicroTlb;
 
 use crate::errno::Errno;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
@@ -125,7 +125,7 @@ impl Machine {
         };
         kvm.vcpus.push(Vcpu {
             cpu,
-            tlb: Tlb::new(tlb_bits),
+            tlb: MicroTlb::new(tlb_bits),
         });
         Ok(VcpuId { vm, index })
     }

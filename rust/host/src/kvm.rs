@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tagvisor_arch::desc::{self, Desc, MemAttr, S2Attrs};
 use tagvisor_arch::walk::{Stage2, walk_stage2};
 use tagvisor_arch::{Cpu, Gfn, Ipa, PAGE_SIZE, Pa, Pfn, Va, VtcrEl2, VttbrEl2};
-use tagvisor_mem::{PhysMem, Tlb};
+use tagvisor_mem::{MicroTlb, PhysMem};
 
 use crate::buddy::Buddy;
 use crate::errno::Errno;
@@ -64,7 +64,7 @@ impl Memslot {
 #[derive(Clone, Debug)]
 pub(crate) struct Vcpu {
     pub(crate) cpu: Cpu,
-    pub(crate) tlb: Tlb,
+    pub(crate) tlb: MicroTlb,
 }
 
 /// `struct kvm`.

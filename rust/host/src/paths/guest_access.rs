@@ -8,7 +8,7 @@
 
 use tagvisor_arch::walk::{check_s2_permission, walk_stage2};
 use tagvisor_arch::{Access, Cpu, Fault, FaultKind, Ipa, MemAttr, Pfn, Stage, Translation, Va, insn};
-use tagvisor_mem::{TlbEntry, TlbFlags};
+use tagvisor_mem::{MicroTlbEntry, TlbFlags};
 
 use crate::errno::Errno;
 use crate::ids::{Actor, VcpuId};
@@ -168,7 +168,7 @@ impl Host {
             tagged && self.vm(vcpu.vm).mte && self.mem.has_tags(pfn),
         );
         flags.set(TlbFlags::DEVICE, device);
-        let entry = TlbEntry {
+        let entry = MicroTlbEntry {
             page: ptr.vpn(),
             frame: self.mem.touch(pfn),
             flags,
