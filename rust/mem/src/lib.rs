@@ -26,4 +26,4 @@ mod tlb;
 
 pub use phys::PhysMem;
 pub use region::{MemError, Region, RegionKind};
-pub use tlb::{MicroTlb, MicroTlbEntry, TlbFlags};
+pub use tlb::{Context, MicroTlb, MicroTlbEntry, Regime, Tlb, TlbEntry, TlbFlags, Tlbi};
