@@ -8,7 +8,7 @@
 //! **Keeps**: an access counts as a hit exactly if `guest_check` would answer `Ok` without the real path.
 
 use tagvisor_arch::{GRANULE_SIZE, PAGE_SIZE, PageTags, Tag, Va};
-use tagvisor_mem::{Tlb, TlbFlags};
+use tagvisor_mem::{MicroTlb, TlbFlags};
 
 use crate::ids::VcpuId;
 use crate::machine::Machine;
@@ -69,7 +69,7 @@ impl Machine {
 
 /// Translates accesses until one is no TLB hit that may be checked; how many there were.
 #[inline]
-fn translate_run(tlb: &Tlb, pointers: &[u64], stores: &[u8], frames: &mut [u32; RUN]) -> usize {
+fn translate_run(tlb: &MicroTlb, pointers: &[u64], stores: &[u8], frames: &mut [u32; RUN]) -> usize {
     let mut count = 0;
     for ((frame, &ptr), &store) in frames.iter_mut().zip(pointers).zip(stores) {
         let access = if store == 0 { TlbFlags::READ } else { TlbFlags::WRITE };

@@ -6,7 +6,7 @@
 //! **Keeps**: an ioctl that is refused changes nothing; a VM that was destroyed answers -EBADF to all of them.
 
 use tagvisor_arch::{Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, RgsrEl1, Tag, Va};
-use tagvisor_mem::Tlb;
+use tagvisor_mem::MicroTlb;
 
 use crate::errno::Errno;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
@@ -118,7 +118,7 @@ impl Machine {
         };
         kvm.vcpus.push(Vcpu {
             cpu,
-            tlb: Tlb::new(tlb_bits),
+            tlb: MicroTlb::new(tlb_bits),
         });
         Ok(VcpuId { vm, index })
     }

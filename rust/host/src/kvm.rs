@@ -14,7 +14,7 @@ use tagvisor_arch::walk::{Stage2, walk_stage2};
 use tagvisor_arch::{
     Controls, Cpu, Features, Gfn, HcrEl2, Ipa, PAGE_SIZE, Pa, Pfn, SysRegs, TcrEl1, Va, VtcrEl2, VttbrEl2,
 };
-use tagvisor_mem::{PhysMem, Tlb};
+use tagvisor_mem::{MicroTlb, PhysMem};
 
 use crate::buddy::Buddy;
 use crate::errno::Errno;
@@ -66,7 +66,7 @@ impl Memslot {
 #[derive(Clone, Debug)]
 pub(crate) struct Vcpu {
     pub(crate) cpu: Cpu,
-    pub(crate) tlb: Tlb,
+    pub(crate) tlb: MicroTlb,
 }
 
 /// `struct kvm`.

@@ -1,7 +1,7 @@
 //! Tagged physical memory: page frames with data and packed allocation tags, and the TLB that finds them.
 //!
 //! [`PhysMem`] is the machine's memory. It knows where RAM, memory without tag storage and devices lie, and keeps a
-//! frame only for pages somebody wrote to: cost follows what is touched, never what is configured. [`Tlb`] caches
+//! frame only for pages somebody wrote to: cost follows what is touched, never what is configured. [`MicroTlb`] caches
 //! translations down to the frame's index, so that a hit reaches the tags with one array access.
 //!
 //! Left out: caches, ordering, and who owns a page; that is the kernel's business, in `tagvisor-host`. The invariant: the
@@ -28,4 +28,4 @@ mod tlb;
 pub use pe::Pe;
 pub use phys::PhysMem;
 pub use region::{MemError, Region, RegionKind};
-pub use tlb::{Tlb, TlbEntry, TlbFlags};
+pub use tlb::{Context, MicroTlb, MicroTlbEntry, Regime, Tlb, TlbEntry, TlbFlags, Tlbi};

@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 use tagvisor_arch::{PAGE_SIZE, Pa, Tag};
-use tagvisor_mem::{PhysMem, Region, Tlb};
+use tagvisor_mem::{MicroTlb, PhysMem, Region};
 
 /// Bytes of this process that are resident.
 fn resident_bytes() -> u64 {
@@ -18,7 +18,7 @@ fn a_tebibyte_with_100_touched_pages_costs_less_than_50_mb() {
     let before = resident_bytes();
 
     let mut memory = PhysMem::new(vec![Region::ram(Pa(1 << 40), 1 << 40, "ram")]).unwrap();
-    let tlbs: Vec<Tlb> = (0..64).map(|_| Tlb::new(16)).collect();
+    let tlbs: Vec<MicroTlb> = (0..64).map(|_| MicroTlb::new(16)).collect();
     for page in 0..100 {
         let pa = Pa((1 << 40) + page * (10 << 30));
         memory.write_u64(pa, page + 1);

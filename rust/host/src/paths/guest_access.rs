@@ -9,7 +9,7 @@
 use tagvisor_arch::{
     Access, AccessDesc, Cpu, Fault, FaultKind, Grants, Ipa, MemTag, Stage, Translated, Translation, Va, insn, translate,
 };
-use tagvisor_mem::{TlbEntry, TlbFlags};
+use tagvisor_mem::{MicroTlbEntry, TlbFlags};
 
 use crate::errno::Errno;
 use crate::ids::{Actor, VcpuId};
@@ -150,7 +150,7 @@ impl Host {
             found.attrs.tags == MemTag::Allocation && self.vm(vcpu.vm).mte && self.mem.has_tags(pfn),
         );
         flags.set(TlbFlags::DEVICE, found.attrs.is_device());
-        let entry = TlbEntry {
+        let entry = MicroTlbEntry {
             page: ptr.vpn(),
             frame: self.mem.touch(pfn),
             flags,
