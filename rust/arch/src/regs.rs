@@ -116,7 +116,8 @@ pub struct TcrEl1 {
     /// T1SZ, bits 21:16: as T0SZ, for the upper half.
     #[bits(6)]
     pub t1sz: u8,
-    __: bool,
+    /// A1, bit 22: the ASID is that of `TTBR1_EL1`, not of `TTBR0_EL1`.
+    pub a1: bool,
     /// EPD1, bit 23: no walks for the upper half.
     pub epd1: bool,
     #[bits(4)]
@@ -130,8 +131,9 @@ pub struct TcrEl1 {
     /// IPS, bits 34:32: output address size.
     #[bits(3)]
     pub ips: u8,
-    #[bits(2)]
-    __: u8,
+    __: bool,
+    /// AS, bit 36: ASIDs have 16 bits, not 8.
+    pub wide_asid: bool,
     /// TBI0, bit 37: the top byte of addresses in the lower half is ignored.
     pub tbi0: bool,
     /// TBI1, bit 38: the same for the upper half.
@@ -268,8 +270,9 @@ pub struct VtcrEl2 {
     /// PS, bits 18:16: physical address size.
     #[bits(3)]
     pub ps: u8,
-    #[bits(2)]
-    __: u8,
+    /// VS, bit 19: VMIDs have 16 bits, not 8.
+    pub wide_vmid: bool,
+    __: bool,
     /// HA, bit 21: hardware sets the access flag.
     pub ha: bool,
     /// HD, bit 22: hardware manages dirty state.
@@ -295,6 +298,29 @@ pub struct VttbrEl2 {
     /// VMID, bits 63:48.
     #[bits(16)]
     pub vmid: u16,
+}
+
+impl SysRegs {
+    /// The current ASID: of the `TTBR` that `TCR_EL1.A1` selects, as wide as AS says.
+    pub const fn asid(&self) -> u16 {
+        let ttbr = if self.tcr_el1.a1() {
+            self.ttbr1_el1
+        } else {
+            self.ttbr0_el1
+        };
+        let asid = (ttbr >> 48) as u16;
+        if self.tcr_el1.wide_asid() { asid } else { asid & 0xff }
+    }
+
+    /// The current VMID, as wide as `VTCR_EL2.VS` says; `None` while stage 2 is off.
+    pub const fn vmid(&self) -> Option<u16> {
+        let vmid = self.vttbr_el2.vmid();
+        match (self.hcr_el2.vm() || self.hcr_el2.dc(), self.vtcr_el2.wide_vmid()) {
+            (false, _) => None,
+            (true, true) => Some(vmid),
+            (true, false) => Some(vmid & 0xff),
+        }
+    }
 }
 
 impl VttbrEl2 {

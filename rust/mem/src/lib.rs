@@ -25,7 +25,7 @@ mod phys;
 mod region;
 mod tlb;
 
-pub use pe::Pe;
+pub use pe::{Pe, StaleUse, TlbMode, TlbReport};
 pub use phys::PhysMem;
 pub use region::{MemError, Region, RegionKind};
 pub use tlb::{Context, MicroTlb, MicroTlbEntry, Regime, Tlb, TlbEntry, TlbFlags, Tlbi};

@@ -51,9 +51,19 @@ impl Controls {
         }
     }
 
-    /// Whether EL1&0 is under stage 2.
-    pub const fn has_stage2(&self) -> bool {
-        self.stage2.is_some()
+    /// Whether stage 1 of the regime of `el` is on.
+    pub const fn has_stage1(&self, el: u8) -> bool {
+        if el == 2 { self.el2.enabled } else { self.el1.enabled }
+    }
+
+    /// Whether no pointer of the regime's top byte counts as address.
+    pub fn ignores_top_byte(&self, el: u8) -> bool {
+        self.stage1(el).ignores_top_byte()
+    }
+
+    /// Whether a pointer may be translated at all: no level-0 fault keeps it from the tables.
+    pub fn accepts(&self, va: Va, el: u8) -> bool {
+        self.stage1(el).accepts(va, el)
     }
 
     fn stage1(&self, el: u8) -> &Stage1 {
@@ -70,8 +80,10 @@ pub struct Translated {
     pub ipa: Ipa,
     /// The combined memory type.
     pub attrs: MemoryAttributes,
-    /// Bytes around the address that are translated alike.
+    /// Bytes around the address that are translated alike: the smaller of both stages' leaves.
     pub size: u64,
+    /// Bytes of the stage-1 leaf.
+    pub stage1_size: u64,
     /// What is allowed without an update of a descriptor.
     pub grants: Grants,
     /// The stage-1 leaf is not global: it belongs to one ASID.
@@ -101,6 +113,7 @@ pub fn translate<S: DescriptorSource>(
             let two = stage2.translate(src, one.ipa, one.attrs, request, trace)?;
             Ok(Translated {
                 size: two.size.min(one.size),
+                stage1_size: one.size,
                 grants: one.grants & two.grants,
                 not_global: one.not_global,
                 ..two

@@ -51,7 +51,7 @@ pub(crate) struct Half {
 /// A stage-1 regime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stage1 {
-    enabled: bool,
+    pub(super) enabled: bool,
     /// With stage 1 off: `HCR_EL2.DC`, and then DCT.
     default_cacheable: Option<bool>,
     cacheable: bool,
@@ -126,6 +126,11 @@ impl Half {
         }
     }
 
+    /// The output address with stage 1 off: an ignored top byte is none of it.
+    fn flat_address(&self, va: Va) -> u64 {
+        if self.tbi { va.0 << 8 >> 8 } else { self.address(va) }
+    }
+
     /// `AArch64.VAIsOutOfRange`, negated: the bits above the input size are all those of the half.
     fn contains(&self, va: Va, regime: &Regime, two_halves: bool) -> bool {
         let above = self.address(va).cast_signed() >> regime.input_bits;
@@ -162,6 +167,27 @@ impl Stage1 {
             unprivileged: false,
             halves: [Half::el2(sys, features); 2],
         }
+    }
+
+    /// Whether an access of `el` gets as far as the tables, or to its output address with stage 1 off.
+    pub(super) fn accepts(&self, va: Va, el: u8) -> bool {
+        let half = self.half(va);
+        if self.enabled {
+            self.regime(half, va, el).is_some()
+        } else {
+            half.flat_address(va) >> PA_MAX_BITS == 0
+        }
+    }
+
+    pub(super) fn ignores_top_byte(&self) -> bool {
+        self.halves.iter().all(|half| half.tbi)
+    }
+
+    /// The geometry of the walk, unless a level-0 fault comes before it.
+    #[inline]
+    fn regime<'a>(&self, half: &'a Half, va: Va, el: u8) -> Option<&'a Regime> {
+        let regime = half.regime.as_ref()?;
+        (half.contains(va, regime, self.unprivileged) && !(el == 0 && half.e0pd)).then_some(regime)
     }
 
     fn half(&self, va: Va) -> &Half {
@@ -221,7 +247,7 @@ impl Stage1 {
     /// With stage 1 off the address is its own output (`AArch64.S1DisabledOutput`).
     fn disabled(&self, va: Va, access: &AccessDesc) -> Result<Translated, Fault> {
         let half = self.half(va);
-        let address = if half.tbi { va.0 << 8 >> 8 } else { half.address(va) };
+        let address = half.flat_address(va);
         if address >> PA_MAX_BITS != 0 {
             return Err(access.fault(FaultKind::AddressSize, Stage::One, va));
         }
@@ -252,6 +278,7 @@ impl Stage1 {
             ipa: Ipa(address),
             attrs,
             size: 1 << PA_MAX_BITS,
+            stage1_size: 1 << PA_MAX_BITS,
             grants: Grants::all(),
             not_global: false,
         })
@@ -276,9 +303,8 @@ pub(super) fn translate<S: DescriptorSource>(
         ..access.fault(kind, Stage::One, va)
     };
     let half = one.half(va);
-    let regime = match &half.regime {
-        Some(regime) if half.contains(va, regime, one.unprivileged) && !(access.el == 0 && half.e0pd) => regime,
-        _ => return Err(fault(FaultKind::Translation, 0)),
+    let Some(regime) = one.regime(half, va, access.el) else {
+        return Err(fault(FaultKind::Translation, 0));
     };
     let mut tables = Tables {
         src,
@@ -319,6 +345,7 @@ pub(super) fn translate<S: DescriptorSource>(
         ipa: Ipa(found.address),
         attrs: one.as_cached(attrs, access),
         size: found.size,
+        stage1_size: found.size,
         grants: one.grants(updated, table, updated & AP2 == 0),
         not_global: one.unprivileged && desc & NG != 0,
     })

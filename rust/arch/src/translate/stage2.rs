@@ -106,6 +106,7 @@ impl Stage2Controls {
             ipa,
             attrs,
             size: found.size,
+            stage1_size: found.size,
             grants: grants(updated, false),
             not_global: false,
         })

@@ -139,6 +139,24 @@ impl PhysMem {
         self.tags[frame as usize].set(granule, tag);
     }
 
+    /// The tags of the 16 granules around one of a frame, as `LDGM` has them.
+    ///
+    /// # Panics
+    /// If there is no such frame or granule.
+    #[inline]
+    pub fn frame_tag_block(&self, frame: u32, granule: usize) -> u64 {
+        self.tags[frame as usize].block(granule)
+    }
+
+    /// Sets the tags of the 16 granules around one of a frame. See [`PhysMem::set_frame_tag`].
+    ///
+    /// # Panics
+    /// If there is no such frame or granule.
+    #[inline]
+    pub fn set_frame_tag_block(&mut self, frame: u32, granule: usize, bits: u64) {
+        self.tags[frame as usize].set_block(granule, bits);
+    }
+
     /// The tags of all frames, by index.
     #[inline]
     pub fn tag_slab(&self) -> &[PageTags] {

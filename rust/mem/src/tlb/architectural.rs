@@ -90,6 +90,11 @@ impl<P: Copy> Tlb<P> {
         self.sizes |= 1 << entry.bits;
     }
 
+    /// All entries.
+    pub fn entries(&self) -> impl Iterator<Item = &TlbEntry<P>> {
+        self.slots.iter().flatten().map(|filled| &filled.entry)
+    }
+
     /// Removes what the operation names, at once.
     pub fn invalidate(&mut self, operation: Tlbi) {
         self.sizes = 0;

@@ -79,7 +79,7 @@ pub enum Tlbi {
 
 impl Tlbi {
     /// Whether the operation removes the entry.
-    pub(super) fn removes<P>(&self, entry: &TlbEntry<P>) -> bool {
+    pub(crate) fn removes<P>(&self, entry: &TlbEntry<P>) -> bool {
         let context = entry.context;
         let el10 = |vmid| context.regime == Regime::El10 && context.vmid == vmid;
         let at = |va, bytes| overlap(&entry.stage1_range(), &range(key(va), bytes));

@@ -1,7 +1,7 @@
 //! The recorded machine, set up as the vector files describe it.
 
 use tagvisor_arch::{AtKind, Features, Pa, Stop, Tag, Va, register};
-use tagvisor_mem::{Pe, Region};
+use tagvisor_mem::{Pe, Region, TlbMode};
 
 use crate::rows::Row;
 
@@ -54,7 +54,7 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let ram = Region::ram(Pa(0x4000_0000), 1 << 30, "ram");
         Self {
-            pe: Pe::new(vec![ram], Features::default(), 1).expect("one region"),
+            pe: Pe::new(vec![ram], Features::default(), TlbMode::Off, 1).expect("one region"),
         }
     }
 
