@@ -48,7 +48,7 @@ fn element(tlb: TlbMode) -> Pe {
     ];
     let mut pe = Pe::new(regions, Features::default(), tlb, 1).expect("a legal map");
     set(&mut pe, "MAIR_EL1", MAIR);
-    set(&mut pe, "TCR_EL1", 25 | 2 << 32 | 3 << 37);
+    set(&mut pe, "TCR_EL1", 0x19 | 2 << 32 | 3 << 37);
     set(&mut pe, "TTBR0_EL1", TABLES[0]);
     set(&mut pe, "HCR_EL2", 1 << 31 | 1 << 56);
     set(&mut pe, "SCTLR_EL1", 1 | 1 << 2 | 1 << 12 | 1 << 40 | 1 << 38 | 3 << 42);
@@ -156,6 +156,22 @@ fn valid_to_valid_without_a_break_is_reported_when_the_old_entry_goes() {
 }
 
 #[test]
+fn block_that_becomes_a_table_of_the_same_pages_needs_a_break() {
+    let mut pe = element(TlbMode::Check);
+    let block = Pa(TABLES[1] + 8);
+    let table = pe.memory().read_u64(block);
+    pe.memory_mut().write_u64(block, DATA & !0x1f_ffff | PAGE & !0b10);
+    load(&mut pe, 0).expect("a block");
+
+    pe.memory_mut().write_u64(Pa(TABLES[2]), RAM | PAGE);
+    pe.memory_mut().write_u64(block, table);
+    tlbi(&mut pe, TLBI_VMALLE1, 0);
+
+    let report = pe.tlb_reports()[0];
+    assert_eq!((report.what, report.now), (StaleUse::NotBroken, Some(report.cached)));
+}
+
+#[test]
 fn changed_permission_needs_no_break_but_its_use_is_stale() {
     let mut pe = with_two_pages(TlbMode::Check);
     pe.store(Va(VA), 8, 1).expect("writable");
@@ -203,7 +219,7 @@ fn under_stage2(pe: &mut Pe, ipa_page: u64, data: u64) {
     let data_pages = (DATA - RAM) / PAGE_SIZE;
     pe.memory_mut()
         .write_u64(Pa(three + 8 * (data_pages + ipa_page)), leaf(DATA + data * PAGE_SIZE));
-    set(pe, "VTCR_EL2", 25 | 1 << 6 | 2 << 16);
+    set(pe, "VTCR_EL2", 0x19 | 1 << 6 | 2 << 16);
     set(pe, "VTTBR_EL2", 3 << 48 | one);
     set(pe, "HCR_EL2", 1 << 31 | 1 << 56 | 1);
 }
