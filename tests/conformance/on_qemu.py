@@ -86,7 +86,10 @@ class Qemu:
         self.path = Path(self.folder.name)
         sources = [str(TARGET / "start.S"), str(TARGET / "oracle.c")]
         link = ["-T", str(TARGET / "link.ld"), "-o", str(self.path / "oracle.elf")]
-        subprocess.run([compiler, *COMPILE.split(), *sources, *link], check=True)
+        build = [compiler, *COMPILE.split(), *sources, *link]
+        result = subprocess.run(build, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise QemuError(f"{compiler} could not build the target: {result.stderr[-400:]}")
         # No modules of another QEMU that is installed.
         self.environment = {"QEMU_MODULE_DIR": self.folder.name} | os.environ
 
