@@ -34,27 +34,8 @@ S1, S2, BOTH = "S1", "S2", "S12"
 
 RW, VM, PTW, DC, FWB, ATA, DCT = 1 << 31, 1, 1 << 2, 1 << 12, 1 << 46, 1 << 56, 1 << 57
 SCTLR = 0x30D0_0800 | 1 << 43 | 1 << 42 | 1 << 2 | 1 << 12
-MAIRS = (
-    0x00,
-    0x04,
-    0x08,
-    0x0C,
-    0x44,
-    0x4F,
-    0xF4,
-    0xFF,
-    0xF0,
-    0xBB,
-    0xAA,
-    0x77,
-    0xFB,
-    0xBF,
-    0x7F,
-    0x88,
-    0xF8,
-    0x57,
-    0x13,
-)
+# Attribute bytes for MAIR_EL1: every kind of Device and Normal memory, none reserved.
+MAIRS = bytes.fromhex("0004080c 444ff4fff0 bbaa88f8 77fbbf7f5713")
 # MemAttr without and with FWB: nothing reserved, nothing of FEAT_MTE_PERM.
 MEMORY_TYPES, FORCED_TYPES = (0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15), (0, 1, 2, 3, 5, 6, 7)
 GRANULES = {0: 12, 1: 16, 2: 14, 3: 12}
