@@ -26,7 +26,8 @@ import time
 from functools import partial
 
 from tests.conformance.comparison import Tally
-from tests.conformance.jobs import STEPS_PER_UNIT, Job, Options, run
+from tests.conformance.jobs import STEPS_PER_UNIT, Job, Options, qemu as start_qemu, run
+from tests.conformance.on_qemu import QemuError
 from tests.conformance.walks import WALKS_PER_UNIT
 
 UNITS_PER_JOB = {"steps": 5, "walks": 50}
@@ -63,12 +64,34 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def qemu_command(asked: str | None, compiler: str) -> str | None:
-    """The QEMU to use, if any: one that was asked for, or one that is there with a compiler."""
-    if asked == "none":
+    """The QEMU to use, if any: one that was asked for, or one that is there and works."""
+    if asked is not None:
+        return None if asked == "none" else asked
+    if not shutil.which(DEFAULT_QEMU) or not shutil.which(compiler):
         return None
-    if asked:
-        return asked
-    return DEFAULT_QEMU if shutil.which(DEFAULT_QEMU) and shutil.which(compiler) else None
+    try:
+        start_qemu(DEFAULT_QEMU, compiler)
+    except QemuError as error:
+        say(f"the QEMU on PATH is not used: {error}")
+        return None
+    return DEFAULT_QEMU
+
+
+def missing(asked: argparse.Namespace, command: str | None) -> str | None:
+    """What stands in the way of the run, or nothing."""
+    if not asked.without_pe:
+        try:
+            from tagvisor import Pe  # noqa: F401 - is it there?
+        except ImportError as error:
+            return f"no emulator to compare with ({error}); --without-pe does without"
+    if asked.only and asked.live and command is None:
+        return "--live needs a QEMU and a compiler for its target"
+    if command is not None:
+        try:
+            start_qemu(command, asked.compiler)
+        except (QemuError, OSError, ValueError) as error:
+            return f"QEMU: {error}; --qemu none does without"
+    return None
 
 
 def jobs_of(kind: str, units: int, seed: int, *, live: bool) -> list[Job]:
@@ -119,8 +142,9 @@ def say(text: str) -> None:
 def main(arguments: list[str] | None = None) -> int:
     asked = options_of(arguments)
     qemu = qemu_command(asked.qemu, asked.compiler)
-    if asked.only and asked.live and qemu is None:
-        say("--live needs a QEMU and a compiler for it")
+    obstacle = missing(asked, qemu)
+    if obstacle is not None:
+        say(obstacle)
         return 2
     skip = frozenset(name.strip() for name in asked.skip.split(",") if name.strip())
     options = Options(not asked.without_pe, asked.full, asked.show, skip, qemu, asked.compiler)

@@ -114,17 +114,16 @@ def end_state(pe: tagvisor.Pe, unit: steps.Unit) -> str:
 
 
 def run_walks(units: list[walks.Unit], tally: Tally, *, keep: int) -> None:
-    """Run units of walks on one machine; a unit's tables are zeroed again after it."""
-    pe = tagvisor.Pe()
+    """Run units of walks, each on a machine of its own: nothing of one can linger in the next."""
     for unit in units:
         try:
-            compare_walks(pe, unit, tally, keep)
+            compare_walks(unit, tally, keep)
         except tagvisor.ArgumentError as error:
             tally.mismatch(f"walks, seed {unit.seed}: refused: {error}", keep)
-        write_words(pe, dict.fromkeys(unit.tables, 0))
 
 
-def compare_walks(pe: tagvisor.Pe, unit: walks.Unit, tally: Tally, keep: int) -> None:
+def compare_walks(unit: walks.Unit, tally: Tally, keep: int) -> None:
+    pe = tagvisor.Pe()
     write_words(pe, unit.tables)
     set_registers(pe, unit.regs)
     by_kind = defaultdict(list)

@@ -35,7 +35,6 @@ MACHINE = "virt,virtualization=on,mte=on"
 SCRIPT, MOST_SCRIPT, MOST_ANSWERS = 0x4100_0000, 47 << 20, 31 << 20
 END, WRITE64, READ64, SETREG, GETREG, TLBI, AT, EXEC, LDG, STG = range(10)
 ANSWER_WORDS = {READ64: 1, GETREG: 1, AT: 1, EXEC: 16, LDG: 1}
-AT_ABORTED = 0xEE
 AT_KINDS = ("S1E1R", "S1E1W", "S1E0R", "S1E0W", "S12E1R", "S12E1W", "S12E0R", "S12E0W")
 REGISTER_IDS = {
     name: number
@@ -86,7 +85,10 @@ class Qemu:
         self.path = Path(self.folder.name)
         sources = [str(TARGET / "start.S"), str(TARGET / "oracle.c")]
         link = ["-T", str(TARGET / "link.ld"), "-o", str(self.path / "oracle.elf")]
-        subprocess.run([compiler, *COMPILE.split(), *sources, *link], check=True)
+        build = [compiler, *COMPILE.split(), *sources, *link]
+        result = subprocess.run(build, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise QemuError(f"{compiler} could not build the target: {result.stderr[-400:]}")
         # No modules of another QEMU that is installed.
         self.environment = {"QEMU_MODULE_DIR": self.folder.name} | os.environ
 

@@ -252,7 +252,8 @@ class Draw:
     # Steps
 
     def next_step(self) -> Step:
-        if self.opened is not None and self.stores_exclusive and self.rng.random() < 0.8:
+        # At once: what a step in between does to the monitor is up to an implementation.
+        if self.opened is not None and self.stores_exclusive:
             pointer, size, el = self.opened
             row = self.rng.choice([row for row in self.stores_exclusive if row.size == size])
             step_ = self.draw(row, pointer)

@@ -34,7 +34,8 @@ S1, S2, BOTH = "S1", "S2", "S12"
 
 RW, VM, PTW, DC, FWB, ATA, DCT = 1 << 31, 1, 1 << 2, 1 << 12, 1 << 46, 1 << 56, 1 << 57
 SCTLR = 0x30D0_0800 | 1 << 43 | 1 << 42 | 1 << 2 | 1 << 12
-MAIRS = (0x00, 0x04, 0x08, 0x0C, 0x44, 0x4F, 0xF4, 0xFF, 0xF0, 0xBB, 0xAA, 0x77, 0xFB, 0xBF, 0x7F)
+# Attribute bytes for MAIR_EL1: every kind of Device and Normal memory, none reserved.
+MAIRS = bytes.fromhex("0004080c 444ff4fff0 bbaa88f8 77fbbf7f5713")
 # MemAttr without and with FWB: nothing reserved, nothing of FEAT_MTE_PERM.
 MEMORY_TYPES, FORCED_TYPES = (0, 1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15), (0, 1, 2, 3, 5, 6, 7)
 GRANULES = {0: 12, 1: 16, 2: 14, 3: 12}
@@ -60,9 +61,9 @@ class Walk:
 class Unit:
     """Registers and tables before the first walk, the walks, and the tables afterwards."""
 
-    seed: int
     regs: Registers
     tables: Memory
+    seed: int | None = None
     walks: list[Walk] = field(default_factory=list)
     after: Memory = field(default_factory=dict)
     apart: Counter[str] = field(default_factory=Counter)
@@ -125,7 +126,8 @@ class Invented(Memory):
         if rng.random() < 0.3:
             word |= rng.getrandbits(11) << 53
         if rng.random() < 0.15 * wild:
-            word |= 1 << rng.randint(30, 49)
+            # QEMU minds address bits above the output size even where a large block has none.
+            word |= 1 << rng.randint(42 if self.bare_metal else 30, 49)
         if rng.random() < 0.1 * wild and (self.wide or not self.bare_metal):
             word |= 1 << rng.randint(12, 15)
         return word
@@ -263,17 +265,21 @@ def make(seed: int, *, bare_metal: bool) -> Unit:
 
     It has fewer than `WALKS_PER_UNIT` where most of its tables would lie outside the RAM.
     """
-    rng = random.Random(seed)
+    unit = draw(random.Random(seed), WALKS_PER_UNIT, bare_metal=bare_metal)
+    unit.seed = seed
+    return unit
+
+
+def draw(rng: random.Random, count: int, *, bare_metal: bool = False) -> Unit:
+    """A unit of at most `count` walks from a source of random numbers."""
     stages = rng.choice((S1, S2, BOTH, BOTH))
     regs = registers(rng, stages, bare_metal=bare_metal)
     memory = Invented(rng, regs, bare_metal=bare_metal)
-    unit = Unit(seed, regs, memory.first)
-    for _ in range(3 * WALKS_PER_UNIT):
-        if len(unit.walks) == WALKS_PER_UNIT:
+    unit = Unit(regs, memory.first)
+    for _ in range(3 * count):
+        if len(unit.walks) == count:
             break
-        reads = (
-            rng.choice(("S12", "S12", "S1")) if stages == BOTH else S1 if stages == S1 else "S12"
-        )
+        reads = {S1: S1, S2: BOTH}.get(stages) or rng.choice((S1, BOTH, BOTH))
         kind = f"{reads}E{rng.getrandbits(1)}{rng.choice('RW')}"
         va = address(rng, regs, stages)
         before = dict(memory)

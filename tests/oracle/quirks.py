@@ -15,7 +15,7 @@ vectors; A, B, C and D were found by comparing them:
 * Q1: how a tag check fault of DC ZVA is reported; Q2: read or write of an atomic's tag check fault;
   W: its other aborts, which QEMU finds as a read or as a write, whichever it tries first; also
   WnR of a load exclusive's alignment fault, which QEMU takes for a write.
-* F: an unaligned access to Device memory, which QEMU lets through or refuses by other rules.
+* F: an unaligned access to Device memory, which QEMU lets through unless both stages are off.
 * P: a stage-1 table in memory that stage 2 makes Device, with HCR_EL2.PTW: QEMU reports level 0.
 * X: not a mistake: a store exclusive without the monitor, at an address that would abort.
 """

@@ -35,7 +35,6 @@ JsonRow = dict[str, Any]
 RW, ATA, DC, VM, DCT, FWB = 1 << 31, 1 << 56, 1 << 12, 1, 1 << 57, 1 << 46
 S1_AT_SCTLR = 0x30D0_0800 | 1 << 43 | 1 << 42 | 1 << 12 | 1 << 2 | 1
 SEQ_TABLES, SEQ_VTCR = 0x4800_0000, 0x8002_3558
-EC_INSTRUCTION_ABORTS = {0x20, 0x21}
 REGISTERS = {
     **{name: f"{name}_EL2" for name in ("HCR", "VTCR", "VTTBR")},
     **{name: f"{name}_EL1" for name in ("SCTLR", "TCR", "TTBR0", "TTBR1", "MAIR", "GCR", "RGSR")},
