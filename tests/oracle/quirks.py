@@ -10,7 +10,8 @@ vectors; A, B, C and D were found by comparing them:
   Write-Through that is not transient.
 * C1, D: a 64K level-1 block whose base is inside the output size and whose output is not, at
   stage 2 and at stage 1: QEMU looks at the base only.
-* E: DC ZVA on Device memory completes; by the pseudocode it is an Alignment fault.
+* E: DC ZVA on Device memory completes, and so do DC GVA and GZVA without access to tags; by the
+  pseudocode it is an Alignment fault.
 * R: a reserved MemAttr; Q5: MemAttr 1xxx with FWB = 1.
 * Q1: how a tag check fault of DC ZVA is reported; Q2: read or write of an atomic's tag check fault;
   W: its other aborts, which QEMU finds as a read or as a write, whichever it tries first; also
@@ -77,7 +78,7 @@ def step_class(insn: Insn, taken: Taken | None, remark: str | None) -> str | Non
     if remark in {UNSPECIFIED, DEVICE_WALK}:
         return "X" if remark == UNSPECIFIED else "P"
     status = 0 if taken is None else taken.esr & 0x3F
-    if insn.row.form is Form.DC_ZERO and not insn.row.tags:
+    if insn.row.form is Form.DC_ZERO:
         return {ALIGNMENT: "E", TAG_CHECK: "Q1"}.get(status)
     if remark == DEVICE_ALIGNMENT:
         return "F"

@@ -194,11 +194,13 @@ def tag_block(machine: Machine, insn: Insn) -> None:
 def dc_zero(machine: Machine, insn: Insn) -> None:
     """DC ZVA is tag checked and zeroes data; DC GVA writes tags; DC GZVA does both, unchecked."""
     pointer, row = machine.get(insn.operands["n"]), insn.row
-    access = Access(read=False, write=True, el0=machine.el == 0, strict=not row.tags)
+    # A tag store to Device memory may or may not be refused; without access to tags it is none.
+    strict = not (row.tags and machine.tag_access(machine.el))
+    access = Access(read=False, write=True, el0=machine.el == 0, strict=strict)
     block = pointer - pointer % ZERO_BLOCK
     pieces = machine.reach(insn, block, ZERO_BLOCK, access, far=pointer)
     if not row.tags:
-        machine.check_tags(pieces, pointer, access)
+        machine.check_tags(pieces, block, access)
     if row.zero:
         machine.write(pieces, 0)
     if row.tags:

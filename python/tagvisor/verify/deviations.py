@@ -8,8 +8,9 @@ is exactly that. Each class was found by comparing every recorded translation wi
     FWB = 1 and both stages Device: the type is stage 2's. Arm takes the stricter of the two
     (``AArch64.S2ApplyFWBMemAttrs``, ``S2CombineS1Device``).
 ``qemu-device-nc``
-    FWB = 0, one stage nGRE or GRE and the other Normal with a Non-cacheable inner half: the type is
-    nGnRE. Arm takes the Device stage's (``S2CombineS1MemAttrs``).
+    FWB = 0, one stage nGRE or GRE and the other Normal: QEMU takes the Normal type's inner half for a
+    Device type if it looks like a stricter one (0x4 like nGnRE, 0x8 like nGRE). Arm takes the Device
+    stage's (``S2CombineS1MemAttrs``).
 ``qemu-transient``
     FWB = 0, transient Write-Back under stage-2 Write-Through: the transient hint is lost. Arm keeps
     stage 1's hints (``S2CombineS1AttrHints``).
@@ -18,7 +19,8 @@ is exactly that. Each class was found by comparing every recorded translation wi
     is not: QEMU looks at the base, Arm at the address (``StageOA``, ``AArch64.OAOutOfRange``).
     For stage 2 the rows themselves are marked C1.
 ``qemu-zva-device``
-    ``DC ZVA`` to Device memory completes. Arm has an alignment fault
+    ``DC ZVA`` to Device memory completes, and so do ``DC GVA`` and ``DC GZVA`` without access to
+    tags. Arm has an alignment fault
     (``AArch64.S1HasAlignmentFault``, ``AArch64.S2HasAlignmentFault``).
 
 None of them changes which accesses are tag checked.
@@ -40,7 +42,7 @@ NON_CACHEABLE = 0b0100
 GRANULE_64K = {0: 1, 1: 3}  # TG0 and TG1
 TG_SHIFT = {0: 14, 1: 30}
 OUTPUT_BITS = (32, 36, 40, 42, 44, 48, 52, 52)
-DC_ZVA = 0xD50B_7420
+DC_ZERO = {0xD50B_7420: "ZVA", 0xD50B_7460: "GVA", 0xD50B_7480: "GZVA"}
 ALIGNMENT_FAULT = 0x21
 ADDRESS_SIZE_LEVEL_1 = 0x01
 
@@ -69,7 +71,7 @@ def of_translation(pe: Pe, kind: str, va: int, recorded: int) -> str | None:
 def of_instruction(word: int, ours: Outcome | None, recorded_state: int) -> str | None:
     """The class of an instruction that completed on QEMU, or None."""
     refused = ours is not None and ours.dfsc == ALIGNMENT_FAULT
-    if word & ~0x1F == DC_ZVA and refused and recorded_state == 0:
+    if word & ~0x1F in DC_ZERO and refused and recorded_state == 0:
         return "qemu-zva-device"
     return None
 
@@ -90,9 +92,9 @@ def _combined(attr: int, mem_attr: int, *, fwb: bool) -> tuple[str, int] | None:
         stricter = device and not mem_attr & 4 and attr & 0xC < inner << 2
         return ("qemu-device-fwb", inner << 2) if stricter else None
     if device != (outer == 0):
-        theirs = attr & 0xC if device else inner << 2
-        inner_non_cacheable = inner == 1 if device else attr & 0xF == NON_CACHEABLE
-        return ("qemu-device-nc", NGNRE) if theirs >= NGRE and inner_non_cacheable else None
+        arms = attr & 0xC if device else inner << 2
+        half = {1: NON_CACHEABLE}.get(inner, 0xF) if device else attr & 0xF
+        return ("qemu-device-nc", half) if half in {NGNRE, NGRE} and half < arms else None
     if device:
         return None
     halves = [_half(attr >> 4, outer), _half(attr & 0xF, inner)]
