@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["Outcome", "Pe", "Region", "Walk", "WalkFault", "WalkLevel"]
+__all__ = ["Outcome", "Pe", "Region", "TlbReport", "Walk", "WalkFault", "WalkLevel"]
 
 _U64 = (1 << 64) - 1
 _U128 = (1 << 128) - 1
@@ -44,6 +44,7 @@ _KINDS = (
     *(f"{stage}E{el}{way}" for stage in _STAGES for el in (0, 1) for way in "RW"),
     *("S1E2R", "S1E2W"),
 )
+_TLB = ("off", "on", "check")
 _MEMORY = ("ram", "ram-no-tags", "device")
 _ACCESS_BYTES = 255
 
@@ -90,6 +91,25 @@ class Outcome:
     def __str__(self) -> str:
         text = f"to EL{self.taken_to}: ESR {self.esr:#x}, FAR {self.far:#x}"
         return f"{text}, HPFAR {self.hpfar:#x}" if self.taken_to == 2 else text
+
+
+@dataclass(frozen=True, slots=True)
+class TlbReport:
+    """A translation that should have been invalidated (Arm ARM D8.17)."""
+
+    what: str
+    """``"stale entry used"``: an access was translated by an entry that the tables no longer agree
+    with. ``"not broken before made"``: a valid descriptor replaced another while it was cached."""
+    va: int
+    """The address."""
+    cached: int
+    """The physical address that the entry gives."""
+    now: int | None
+    """The one that the tables give; None for a fault."""
+
+    def __str__(self) -> str:
+        now = "nowhere" if self.now is None else f"to {self.now:#x}"
+        return f"{self.what}: {self.va:#x} is cached to {self.cached:#x}, the tables lead {now}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +224,10 @@ class Pe(_native.Pe):
     Args:
         regions: What is at which physical addresses; 1 GiB of tagged RAM at 1 GiB by default.
         features: Optional features by Arm's names, of those that :meth:`features` lists.
+        tlb: ``"off"``: every access walks the tables. ``"on"``: translations are cached as hardware
+            may, and changed tables count once a ``TLBI`` was executed. ``"check"``: as ``"on"``, and
+            every use of an entry that should have been invalidated, and every valid descriptor that
+            was replaced without break-before-make, is in :meth:`tlb_reports`.
         seed: Decides what ``IRG`` draws where ``GCR_EL1.RRND`` leaves it open.
 
     Raises:
@@ -217,6 +241,7 @@ class Pe(_native.Pe):
         regions: Iterable[tuple[int, int, str]] = (Region(0x4000_0000, 1 << 30, "ram"),),
         *,
         features: Sequence[str] = (),
+        tlb: str = "off",
         seed: int = 1,
     ) -> Self:
         """See the class."""
@@ -226,6 +251,7 @@ class Pe(_native.Pe):
             cls,
             [_region(region) for region in regions],
             [_check.text("features", name) for name in features],
+            _check.choice("tlb", tlb, _TLB),
             _check.integer("seed", seed, 0, _U64),
         )
 
@@ -331,6 +357,35 @@ class Pe(_native.Pe):
             _check.integer("size", size, 1, _ACCESS_BYTES),
             _check.flag("write", write),
         )
+
+    def tlb_reports(self) -> list[TlbReport]:
+        """What a TLB that checks has noticed so far, the first thousand."""
+        return [TlbReport(*report) for report in self._tlb_reports()]
+
+    def read_tags(self, pa: int, count: int) -> npt.NDArray[np.uint8]:
+        """The allocation tags of granules of memory, by physical address.
+
+        Args:
+            pa: Where; the granule that it is in is the first.
+            count: How many granules.
+
+        Returns:
+            A tag each, shape ``(count,)``; 0 where memory has no tag storage.
+        """
+        return self._read_tags(_physical(pa), _check.integer("count", count, 0, 1 << 20))
+
+    def write_tags(self, pa: int, tags: npt.NDArray[np.uint8]) -> None:
+        """Set the allocation tags of granules of memory, by physical address.
+
+        Args:
+            pa: Where; the granule that it is in is the first.
+            tags: A tag each, ``uint8``; of each the low four bits count.
+        """
+        array = np.asarray(tags)
+        if array.dtype != np.uint8 or array.ndim != 1:
+            given = f"an array of {array.dtype}, shape {array.shape}"
+            raise ArgumentError("tags", given, "a one-dimensional array of uint8")
+        self._write_tags(_physical(pa), np.ascontiguousarray(array))
 
     def read(self, pa: int, count: int) -> bytes:
         """Bytes of memory, by physical address; nothing is checked."""

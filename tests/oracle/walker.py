@@ -122,7 +122,6 @@ class Tables:
     start: int  # level
     root: int
     ds: bool
-    wide: bool  # 64K descriptors with address bits 51:48 in bits 15:12
 
     def shift(self, level: int) -> int:
         """The lowest address bit a level resolves."""
@@ -139,7 +138,9 @@ class Tables:
             # Bits 49:48 are in place; bits 51:50 come from what used to be the shareability.
             address |= bits(descriptor, 49, 48) << 48
             address |= bits(descriptor, 9, 8) << 50
-        elif self.wide:
+        elif self.granule == GRANULE_64K:
+            # Whatever the output size, which they may exceed (LeafBase, NextTableBase); QEMU ignores
+            # them where it is below 52 bits.
             address |= bits(descriptor, 15, 12) << 48
         return address
 
@@ -162,7 +163,7 @@ class Leaf:
 def tables_at(ttbr: int, granule: int, input_bits: int, ps: int, start: int, *, ds: bool) -> Tables:
     output_bits = min(OUTPUT_BITS[ps], PA_BITS if granule == GRANULE_64K or ds else 48)
     wide = granule == GRANULE_64K and OUTPUT_BITS[ps] == 52
-    tables = Tables(granule, input_bits, output_bits, start, 0, ds, wide)
+    tables = Tables(granule, input_bits, output_bits, start, 0, ds)
     size = 8 << max(0, input_bits - tables.shift(start))
     root = bits(ttbr, 47, 1) << 1
     if ds or wide:

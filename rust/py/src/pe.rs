@@ -9,8 +9,8 @@ use std::sync::Mutex;
 
 use numpy::{PyArray1, PyReadonlyArray1, ToPyArray};
 use pyo3::prelude::*;
-use tagvisor_arch::{AtKind, Features, PAGE_SIZE, Pa, Register, Stage, Stop, Tag, Va, register};
-use tagvisor_mem::{Pe as Element, Region, RegionKind};
+use tagvisor_arch::{AtKind, Features, GRANULE_SIZE, PAGE_SIZE, Pa, Register, Stage, Stop, Tag, Va, register};
+use tagvisor_mem::{Pe as Element, Region, RegionKind, StaleUse, TlbMode};
 
 use crate::enter::{enter, quick};
 use crate::errors::{ArgumentError, Refusal, guest_exception};
@@ -22,6 +22,8 @@ const MOST_BYTES: usize = 1 << 24;
 
 /// Target level, `ESR_ELx`, `FAR_ELx`, `HPFAR_EL2`.
 type Taken = (u8, u64, u64, u64);
+/// What a TLB noticed, address, where the entry leads, where the tables lead.
+type Report = (&'static str, u64, u64, Option<u64>);
 /// Stage, level, address and value of a descriptor.
 type Step = (u8, i8, u64, u64);
 
@@ -65,7 +67,25 @@ impl Pe {
 #[allow(clippy::used_underscore_items)] // a leading underscore is what the façade wraps
 impl Pe {
     #[new]
-    fn new(py: Python<'_>, regions: Vec<(u64, u64, String)>, features: Vec<String>, seed: u64) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        regions: Vec<(u64, u64, String)>,
+        features: Vec<String>,
+        tlb: &str,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let tlb = match tlb {
+            "off" => TlbMode::Off,
+            "on" => TlbMode::On,
+            "check" => TlbMode::Check,
+            other => {
+                return Err(ArgumentError::new_err((
+                    "tlb",
+                    other.to_owned(),
+                    "'off', 'on' or 'check'",
+                )));
+            }
+        };
         let regions = regions.iter().map(region).collect::<PyResult<_>>()?;
         let features = features
             .iter()
@@ -73,7 +93,7 @@ impl Pe {
             .collect::<PyResult<Vec<_>>>()?;
         let features = features.into_iter().collect();
         enter(py, || {
-            let element = Element::new(regions, features, seed).map_err(|error| Refusal::Argument {
+            let element = Element::new(regions, features, tlb, seed).map_err(|error| Refusal::Argument {
                 argument: "regions",
                 value: error.to_string(),
                 expected: "page-aligned regions apart from each other, below 2^52".to_owned(),
@@ -183,6 +203,38 @@ impl Pe {
         stored.map_err(|fault| guest_exception(&fault, el))
     }
 
+    /// `LDG`: the allocation tag of the granule a pointer is in.
+    ///
+    /// Raises `GuestException` for a fault.
+    fn ldg(&self, py: Python<'_>, #[pyo3(from_py_with = va_of)] va: u64) -> PyResult<u8> {
+        let (el, loaded) = self.with(py, |element| (element.core().cpu.el, element.ldg(Va(va))))?;
+        loaded.map(Tag::get).map_err(|fault| guest_exception(&fault, el))
+    }
+
+    /// `STG` of a pointer with its own tag.
+    ///
+    /// Raises `GuestException` for a fault.
+    fn stg(&self, py: Python<'_>, #[pyo3(from_py_with = va_of)] va: u64) -> PyResult<()> {
+        let (el, stored) = self.with(py, |element| (element.core().cpu.el, element.stg(Va(va), Va(va).tag())))?;
+        stored.map_err(|fault| guest_exception(&fault, el))
+    }
+
+    /// What a TLB that checks has noticed: kind, address, where it was cached, where the tables lead now.
+    fn _tlb_reports(&self, py: Python<'_>) -> PyResult<Vec<Report>> {
+        self.with(py, |element| {
+            let reports = element.tlb_reports().iter();
+            reports
+                .map(|report| {
+                    let what = match report.what {
+                        StaleUse::Used => "stale entry used",
+                        StaleUse::NotBroken => "not broken before made",
+                    };
+                    (what, report.va.0, report.cached.0, report.now.map(|pa| pa.0))
+                })
+                .collect()
+        })
+    }
+
     /// `AT`: `PAR_EL1`.
     fn _par(&self, py: Python<'_>, kind: &str, va: u64) -> PyResult<u64> {
         let kind = at_kind(kind)?;
@@ -231,6 +283,27 @@ impl Pe {
                 .map_or_else(|fault| fault.esr(el), |()| 0)
         })?;
         Ok(faults.to_pyarray(py))
+    }
+
+    /// The allocation tags of granules of physical memory, a byte each.
+    fn _read_tags<'py>(&self, py: Python<'py>, pa: u64, count: usize) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let tags = self.with(py, |element| {
+            backed(element, pa, granules(count)?)?;
+            Ok::<_, PyErr>(element.memory().read_tags(Pa(pa), granules(count)? as u64))
+        })??;
+        Ok(tags.to_pyarray(py))
+    }
+
+    /// Sets the allocation tags of granules of physical memory, a byte each.
+    fn _write_tags(&self, py: Python<'_>, pa: u64, tags: PyReadonlyArray1<'_, u8>) -> PyResult<()> {
+        let tags = tags
+            .as_slice()
+            .map_err(|_| ArgumentError::new_err(("tags", "a strided array", "a contiguous array of uint8")))?;
+        self.with(py, |element| {
+            backed(element, pa, granules(tags.len())?)?;
+            element.memory_mut().write_tags(Pa(pa), tags);
+            Ok(())
+        })?
     }
 
     /// Bytes of physical memory.
@@ -405,6 +478,14 @@ fn backed(element: &Element, pa: u64, count: usize) -> PyResult<()> {
             return Ok(());
         }
     }
+}
+
+/// Bytes of so many granules.
+fn granules(count: usize) -> PyResult<usize> {
+    let bytes = count
+        .checked_mul(GRANULE_SIZE as usize)
+        .filter(|&bytes| bytes <= MOST_BYTES);
+    bytes.ok_or_else(|| ArgumentError::new_err(("count", count, "granules of at most 16 MiB")))
 }
 
 fn slice<'a>(argument: &'static str, array: &'a PyReadonlyArray1<'_, u64>) -> PyResult<&'a [u64]> {
