@@ -9,9 +9,11 @@ use criterion::{
 };
 use std::hint::black_box;
 use std::time::Duration;
-use tagvisor_arch::{DescriptorSource, PAGE_SIZE, PAGE_TAG_BYTES, Pa, PageTags, Tag};
+use tagvisor_arch::{DescriptorSource, Ipa, PAGE_SIZE, PAGE_TAG_BYTES, Pa, PageTags, Tag, Va};
 use tagvisor_bench::SEED;
-use tagvisor_mem::{PhysMem, Region};
+use tagvisor_mem::{
+    Context, MicroTlb, MicroTlbEntry, PhysMem, Regime, Region, Tlb, TlbEntry, TlbFlags, Tlbi,
+};
 use tagvisor_replay::rng::SplitMix64;
 
 const RAM: Pa = Pa(0x4000_0000);
@@ -212,5 +214,65 @@ fn clones(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, page_tags, descriptors, stores, clones);
+/// Look-ups of 1024 pages in turn, in a TLB that also holds blocks of 2 MiB and 1 GiB, and in a micro TLB.
+fn tlbs(criterion: &mut Criterion) {
+    const PAGES: u64 = 1024;
+    let context = Context {
+        regime: Regime::El10,
+        vmid: Some(1),
+        asid: 1,
+    };
+    let entry = |va: u64, bits: u32| TlbEntry {
+        context,
+        global: false,
+        va: Va(va),
+        bits,
+        stage1_bits: Some(bits),
+        ipa: Ipa(va),
+        pa: Pa(va),
+        payload: TlbFlags::READ,
+    };
+    let (mut tlb, mut micro) = (Tlb::new(9), MicroTlb::new(11));
+    tlb.fill(entry(1 << 40, 30));
+    tlb.fill(entry(1 << 41, 21));
+    for page in 0..PAGES {
+        tlb.fill(entry(page * PAGE_SIZE, 12));
+        micro.fill(MicroTlbEntry {
+            page,
+            frame: page as u32,
+            flags: TlbFlags::READ,
+        });
+    }
+    let mut group = group(criterion, "tlb.lookup", PAGES);
+    let pages = || (0..PAGES).map(black_box);
+    group.bench_function("page", |bencher| {
+        bencher.iter(|| {
+            pages()
+                .filter_map(|page| tlb.lookup(context, Va(page * PAGE_SIZE)))
+                .count()
+        });
+    });
+    group.bench_function("block", |bencher| {
+        bencher.iter(|| {
+            pages()
+                .filter_map(|page| tlb.lookup(context, Va((1 << 40) + page * PAGE_SIZE)))
+                .count()
+        });
+    });
+    group.bench_function("micro", |bencher| {
+        bencher.iter(|| pages().filter_map(|page| micro.lookup(page)).count());
+    });
+    group.bench_function("invalidate_nothing", |bencher| {
+        bencher.iter(|| {
+            tlb.invalidate(Tlbi::Ipas2e1 {
+                vmid: 1,
+                ipa: Ipa(0),
+                bytes: PAGES * PAGE_SIZE,
+            });
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, page_tags, descriptors, stores, clones, tlbs);
 criterion_main!(benches);

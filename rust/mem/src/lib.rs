@@ -1,8 +1,9 @@
-//! Tagged physical memory: page frames with data and packed allocation tags, and the TLB that finds them.
+//! Tagged physical memory: page frames with data and packed allocation tags, and the TLBs that find them.
 //!
 //! [`PhysMem`] is the machine's memory. It knows where RAM, memory without tag storage and devices lie, and keeps a
 //! frame only for pages somebody wrote to: cost follows what is touched, never what is configured. [`MicroTlb`] caches
-//! translations down to the frame's index, so that a hit reaches the tags with one array access.
+//! translations down to the frame's index, so that a hit reaches the tags with one array access. [`Tlb`] behind it knows
+//! VMIDs, ASIDs, block sizes and [`Tlbi`].
 //!
 //! Left out: caches, ordering, and who owns a page; that is the kernel's business, in `tagvisor-host`. The invariant: the
 //! same calls give the same bytes, because no hash order reaches an answer.

@@ -99,9 +99,10 @@ impl<P: Copy> Tlb<P> {
     pub fn invalidate(&mut self, operation: Tlbi) {
         self.sizes = 0;
         for slot in &mut self.slots {
-            *slot = slot.take().filter(|filled| !operation.removes(&filled.entry));
-            if let Some(kept) = slot {
-                self.sizes |= 1 << kept.entry.bits;
+            match slot {
+                Some(filled) if operation.removes(&filled.entry) => *slot = None,
+                Some(filled) => self.sizes |= 1 << filled.entry.bits,
+                None => {}
             }
         }
     }
