@@ -154,7 +154,8 @@ impl Regime {
     }
 
     /// `AArch64.PhysicalAddressSize`, and the start-level table: the register's address aligned down to the table's size,
-    /// with bits 51:48 in bits 5:2 where tables may lie that high (`AArch64.S1TTBaseAddress`, `S2TTBaseAddress`).
+    /// with bits 51:48 in bits 5:2 where tables may lie that high (`AArch64.S1TTBaseAddress`, `S2TTBaseAddress`). The reserved
+    /// PS of 7 behaves like 6, as it may.
     fn with_table(granule: Granule, input_bits: u32, start_level: i8, ps: u8, ds: bool, ttbr: u64) -> Self {
         let configured = match ps {
             0 => 32,
@@ -169,7 +170,7 @@ impl Regime {
         let output_bits = configured.min(if large { PA_MAX_BITS } else { 48 });
         let table_bits = input_bits - granule.level_shift(start_level) + DESCRIPTOR_SHIFT;
         let low = ttbr & mask(48);
-        let (table, table_bits) = if ds || granule == Granule::Kib64 && ps == 6 {
+        let (table, table_bits) = if ds || granule == Granule::Kib64 && ps >= 6 {
             (low | (ttbr >> 2 & 0xf) << 48, table_bits.max(6))
         } else {
             (low, table_bits)
