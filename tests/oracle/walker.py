@@ -322,7 +322,8 @@ def stage1(regs: Registers, mem: Memory, va: int, access: Access) -> Output:
     def table_pa(address: int, *, write: bool) -> int:
         # How TCR_EL1 makes the walker cache its reads does not show; that it is Normal memory does.
         ipa = Output(address, Attributes(ATTR_WRITE_BACK, NON_SHAREABLE))
-        table_access = Access(read=True, write=write, walk=True, at=access.at)
+        # An update is the walker's own write (CreateAccDescTTEUpdate), even on behalf of AT.
+        table_access = Access(read=True, write=write, walk=True)
         return stage2(regs, mem, ipa, table_access).pa
 
     leaf = walk(tables, lambda at: mem.get(table_pa(at, write=False), 0), va, ha=ha)
