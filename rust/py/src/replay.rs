@@ -169,12 +169,12 @@ impl Replay {
     }
 }
 
-/// Name, unit, summary and goal of every benchmark.
+/// Name, unit, summary, goal and QEMU's figure of every benchmark.
 #[pyfunction]
-pub(crate) fn benchmarks() -> Vec<(&'static str, &'static str, &'static str, f64)> {
+pub(crate) fn benchmarks() -> Vec<(&'static str, &'static str, &'static str, f64, &'static str)> {
     BENCHMARKS
         .iter()
-        .map(|b| (b.name, b.unit, b.summary, b.goal_ratio))
+        .map(|b| (b.name, b.unit, b.summary, b.goal_ratio, b.qemu))
         .collect()
 }
 

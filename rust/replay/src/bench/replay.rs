@@ -1,131 +1,23 @@
-//! The built-in benchmarks: what a step of the machine costs, beside its native floor in the same process.
+//! Benchmarks of replay and of what the host does in it.
 //!
-//! Models a measurement, not a workload: ours and floor alternate for several rounds on the same records and
-//! the medians are compared, so that a busy or throttled machine slows both. Each row names the ratio to reach.
-//!
-//! Leaves out statistics beyond the median; `benches/` has criterion for those who want distributions.
-//!
-//! Invariant: what a benchmark does is a function of its name and seed; only the times differ from run to run.
+//! Models nothing: each sets up records for both sides. Left out: what a benchmark is; that is the parent's. The invariant: a
+//! setting, once made, does the same work each time it runs.
 
+use std::hint::black_box;
+
+use tagvisor_arch::PAGE_SIZE;
+use tagvisor_host::Config;
+
+use super::{interleave, time};
 use crate::engine::{Engine, Options};
 use crate::floor::{FlatTags, touch_pages};
 use crate::record::{Columns, Event, Op};
 use crate::rng::SplitMix64;
-use std::hint::black_box;
-use std::time::Instant;
-use tagvisor_arch::{PAGE_SIZE, PageTags, Tag};
-use tagvisor_host::Config;
 
-/// A benchmark that can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Benchmark {
-    /// Its name.
-    pub name: &'static str,
-    /// One operation of it, in words.
-    pub unit: &'static str,
-    /// What it shows.
-    pub summary: &'static str,
-    /// The ratio to the floor that is to be reached.
-    pub goal_ratio: f64,
-}
-
-/// All benchmarks, in the order of reports.
-pub const BENCHMARKS: [Benchmark; 5] = [
-    Benchmark {
-        name: "replay.seq",
-        unit: "access",
-        summary: "checked 8-byte loads in replay, sequential over 64 MiB; floor: record read, tag lookup, compare",
-        goal_ratio: 4.0,
-    },
-    Benchmark {
-        name: "replay.random",
-        unit: "access",
-        summary: "checked 8-byte loads in replay, random over 64 MiB; floor: record read, tag lookup, compare",
-        goal_ratio: 4.0,
-    },
-    Benchmark {
-        name: "heap.colour",
-        unit: "granule",
-        summary: "tags of fresh allocations written through the guest (STG); floor: nibble store per granule",
-        goal_ratio: 10.0,
-    },
-    Benchmark {
-        name: "mem.fill",
-        unit: "page",
-        summary: "a page's 256 tags filled; floor: memory fill of 128 bytes",
-        goal_ratio: 2.0,
-    },
-    Benchmark {
-        name: "stage2.fault",
-        unit: "fault",
-        summary: "first touch of a guest page, whole kernel path; floor: zeroing its data and its tags",
-        goal_ratio: 20.0,
-    },
-];
-
-/// A benchmark's figures.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Row {
-    /// Which benchmark.
-    pub benchmark: Benchmark,
-    /// Nanoseconds per operation, median of the rounds.
-    pub ours_ns: f64,
-    /// Nanoseconds per operation of the floor, likewise.
-    pub floor_ns: f64,
-}
-
-impl Row {
-    /// How many floors ours costs.
-    pub fn ratio(&self) -> f64 {
-        self.ours_ns / self.floor_ns
-    }
-}
-
-const ROUNDS: usize = 7;
 const REGION: u64 = 64 << 20;
 /// Size of one allocation of the region, header granule included.
 const CHUNK: u64 = 64 << 10;
 const HEAP: u64 = 0x5555_0000_0000;
-
-/// Runs the benchmark of that name; None if there is none.
-pub fn run(name: &str, seed: u64) -> Option<Row> {
-    let benchmark = *BENCHMARKS.iter().find(|benchmark| benchmark.name == name)?;
-    let (ours_ns, floor_ns) = match benchmark.name {
-        "replay.seq" => checked(Checked::sequential(seed)),
-        "replay.random" => checked(Checked::random(seed)),
-        "heap.colour" => heap_colour(seed),
-        "mem.fill" => mem_fill(),
-        _ => stage2_fault(seed),
-    };
-    Some(Row {
-        benchmark,
-        ours_ns,
-        floor_ns,
-    })
-}
-
-/// Alternates ours and floor; the median time of each over `operations`, in nanoseconds.
-fn interleave(operations: u32, mut ours: impl FnMut() -> f64, mut floor: impl FnMut() -> f64) -> (f64, f64) {
-    let rounds: Vec<(f64, f64)> = (0..ROUNDS).map(|_| (ours(), floor())).collect();
-    let (ours, floor) = rounds.into_iter().unzip();
-    let median = |mut times: Vec<f64>| {
-        times.sort_unstable_by(f64::total_cmp);
-        times[ROUNDS / 2] / f64::from(operations)
-    };
-    (median(ours), median(floor))
-}
-
-/// Nanoseconds that `work` takes.
-fn time<T>(work: impl FnOnce() -> T) -> f64 {
-    let start = Instant::now();
-    black_box(work());
-    start.elapsed().as_secs_f64() * 1e9
-}
-
-/// `work`, with a clock around each call.
-fn timed(mut work: impl FnMut()) -> impl FnMut() -> f64 {
-    move || time(&mut work)
-}
 
 /// A machine with room for everything, as fast as it goes: no ledger, no log, a TLB that covers the region.
 pub fn roomy_engine(guest_pages: u32, seed: u64) -> Engine {
@@ -229,7 +121,7 @@ impl Checked {
     }
 }
 
-fn checked(setting: Checked) -> (f64, f64) {
+pub(super) fn checked(setting: Checked) -> (f64, f64) {
     let loads = setting.loads() as u32;
     let setting = std::cell::RefCell::new(setting);
     interleave(
@@ -239,7 +131,7 @@ fn checked(setting: Checked) -> (f64, f64) {
     )
 }
 
-fn heap_colour(seed: u64) -> (f64, f64) {
+pub(super) fn heap_colour(seed: u64) -> (f64, f64) {
     const CHUNKS: u64 = 4096;
     const SIZE: u64 = 1024;
     let mut engine = roomy_engine(1 << 16, seed);
@@ -272,19 +164,7 @@ fn heap_colour(seed: u64) -> (f64, f64) {
     )
 }
 
-fn mem_fill() -> (f64, f64) {
-    const PAGES: usize = 16384;
-    let mut pages = vec![PageTags::ZERO; PAGES];
-    let mut flat = FlatTags::new(PAGES, |_| 0);
-    let ours = || {
-        for page in &mut pages {
-            black_box(page).fill(black_box(Tag::new(7)));
-        }
-    };
-    interleave(PAGES as u32, timed(ours), timed(|| flat.fill(black_box(7))))
-}
-
-fn stage2_fault(seed: u64) -> (f64, f64) {
+pub(super) fn stage2_fault(seed: u64) -> (f64, f64) {
     const PAGES: u64 = 4096;
     let engine = roomy_engine(PAGES as u32, seed);
     let mut touches = Columns::default();
@@ -303,43 +183,4 @@ fn stage2_fault(seed: u64) -> (f64, f64) {
         },
         || time(|| touch_pages(PAGES as usize)),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_distinct_and_unknown_ones_are_refused() {
-        let mut names: Vec<_> = BENCHMARKS.iter().map(|benchmark| benchmark.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), BENCHMARKS.len());
-        assert_eq!(run("no.such", 1), None);
-    }
-
-    #[test]
-    fn medians_are_per_operation() {
-        let (mut a, mut b) = (0.0, 0.0);
-        let (ours, floor) = interleave(
-            10,
-            || {
-                a += 100.0;
-                a
-            },
-            || {
-                b += 10.0;
-                b
-            },
-        );
-        assert!((ours - 40.0).abs() < 1e-9 && (floor - 4.0).abs() < 1e-9);
-    }
-
-    #[test]
-    fn small_benchmarks_give_times() {
-        for name in ["mem.fill", "stage2.fault"] {
-            let row = run(name, 1).unwrap();
-            assert!(row.ours_ns > 0.0 && row.floor_ns > 0.0 && row.ratio() > 0.0, "{row:?}");
-        }
-    }
 }

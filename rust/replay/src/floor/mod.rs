@@ -9,6 +9,10 @@
 //!
 //! Invariant: a floor reads the same columns, in the same order and of the same widths, as what it is a floor of.
 
+mod element;
+
+pub use element::{PagedMemory, WalkedMemory};
+
 use crate::record::{Batch, Op};
 use tagvisor_arch::{GRANULE_SIZE, PAGE_TAG_BYTES};
 
