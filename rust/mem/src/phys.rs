@@ -13,7 +13,7 @@ use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn};
 use crate::region::{MemError, Region, RegionKind, check_map};
 use descriptors::Descriptors;
 use frames::Frames;
-use page::{PAGE_BYTES, Page, PageData, ZERO_PAGE};
+use page::{PAGE_BYTES, PageData, Pages, ZERO_PAGE};
 
 mod descriptors;
 mod frames;
@@ -29,7 +29,7 @@ pub struct PhysMem {
     regions: Arc<[Region]>,
     frames: Frames,
     tags: Vec<PageTags>,
-    data: Vec<Page>,
+    data: Pages,
     descriptors: Descriptors,
 }
 
@@ -40,7 +40,7 @@ impl PhysMem {
             regions: check_map(regions)?.into(),
             frames: Frames::new(),
             tags: Vec::new(),
-            data: Vec::new(),
+            data: Pages::default(),
             descriptors: Descriptors::default(),
         })
     }
@@ -143,7 +143,7 @@ impl PhysMem {
     /// If there is no such frame or the word is not inside the page.
     #[inline]
     pub fn frame_read_u64(&self, frame: u32, offset: usize) -> u64 {
-        let word = self.data[frame as usize].data()[offset..].first_chunk();
+        let word = self.data.data(frame)[offset..].first_chunk();
         u64::from_le_bytes(*word.expect("the word lies inside the page"))
     }
 
@@ -164,7 +164,8 @@ impl PhysMem {
     pub fn zero_page(&mut self, pfn: Pfn) {
         self.assert_backed(pfn);
         if let Some(frame) = self.frame_index(pfn) {
-            self.replace_page(frame, Page::Zero);
+            self.forget_walked(frame);
+            self.data.clear(frame);
         }
     }
 
@@ -175,12 +176,18 @@ impl PhysMem {
     pub fn copy_page(&mut self, from: Pfn, to: Pfn) {
         self.assert_backed(from);
         self.assert_backed(to);
-        let copy = self
-            .frame_index(from)
-            .map_or(Page::Zero, |frame| self.data[frame as usize].clone());
-        if !matches!(copy, Page::Zero) || self.frame_index(to).is_some() {
-            let frame = self.touch(to);
-            self.replace_page(frame, copy);
+        let origin = self.frame_index(from).filter(|&frame| !self.data.is_untouched(frame));
+        match (origin, self.frame_index(to)) {
+            (Some(origin), _) => {
+                let frame = self.touch(to);
+                self.forget_walked(frame);
+                self.data.copy(origin, frame);
+            }
+            (None, Some(frame)) => {
+                self.forget_walked(frame);
+                self.data.clear(frame);
+            }
+            (None, None) => {}
         }
     }
 
@@ -192,7 +199,7 @@ impl PhysMem {
     /// The data of a page, or `None` if it was never written or is all zero.
     pub fn data(&self, pfn: Pfn) -> Option<&PageData> {
         let frame = self.frame_index(pfn)?;
-        let page = self.data[frame as usize].data();
+        let page = self.data.data(frame);
         (*page != ZERO_PAGE).then_some(page)
     }
 
@@ -214,7 +221,7 @@ impl PhysMem {
             panic!("no memory at {}", pfn.base())
         };
         self.tags.push(PageTags::ZERO);
-        self.data.push(Page::Zero);
+        self.data.push();
         self.frames.add(pfn, region as u32)
     }
 
@@ -264,7 +271,7 @@ impl PhysMem {
             self.assert_backed(pfn);
             return &ZERO_PAGE;
         };
-        self.data[frame as usize].data()
+        self.data.data(frame)
     }
 
     /// The data of a frame, of which `len` bytes from `offset` on will be written.
@@ -274,16 +281,16 @@ impl PhysMem {
         if known.walked {
             self.descriptors.forget(known.pfn.base() + offset as u64, len as u64);
         }
-        self.data[frame as usize].data_mut()
+        self.data.data_mut(frame)
     }
 
-    fn replace_page(&mut self, frame: u32, page: Page) {
+    /// The page of the frame is about to be replaced.
+    fn forget_walked(&mut self, frame: u32) {
         let known = self.frames.frame_mut(frame);
         if known.walked {
             known.walked = false;
             self.descriptors.forget_all();
         }
-        self.data[frame as usize] = page;
     }
 
     #[inline]

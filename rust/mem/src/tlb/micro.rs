@@ -18,6 +18,10 @@ bitflags! {
         const TAGGED = 1 << 2;
         /// The combined type is Device.
         const DEVICE = 1 << 3;
+        /// Accesses are tag checked, in the state the entry was filled in.
+        const CHECKED = 1 << 4;
+        /// Tags may be accessed, in the state the entry was filled in.
+        const TAG_ACCESS = 1 << 5;
     }
 }
 
