@@ -35,6 +35,13 @@ impl PageTags {
         Tag::new(self.0[granule / 2] >> nibble_shift(granule))
     }
 
+    /// Whether the tag of one granule is another: [`PageTags::get`] compared, in fewer instructions. An index of
+    /// [`GRANULES_PER_PAGE`] or more panics.
+    #[inline]
+    pub const fn differs(&self, granule: usize, tag: Tag) -> bool {
+        (self.0[granule / 2] >> nibble_shift(granule) ^ tag.get()) & 0xf != 0
+    }
+
     /// Sets the tag of one granule. An index of [`GRANULES_PER_PAGE`] or more panics.
     #[inline]
     pub const fn set(&mut self, granule: usize, tag: Tag) {

@@ -147,6 +147,16 @@ impl PhysMem {
         u64::from_le_bytes(*word.expect("the word lies inside the page"))
     }
 
+    /// The aligned little-endian 64-bit word of that index in a frame's data.
+    ///
+    /// # Panics
+    /// If there is no such frame or word.
+    #[inline]
+    pub fn frame_word(&self, frame: u32, index: usize) -> u64 {
+        let (words, _) = self.data.data(frame).as_chunks();
+        u64::from_le_bytes(words[index])
+    }
+
     /// Writes the little-endian 64-bit word at an offset into a frame's data: a store after a TLB hit.
     ///
     /// # Panics

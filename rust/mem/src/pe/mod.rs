@@ -151,6 +151,13 @@ impl Pe {
     /// The fault it takes.
     #[inline]
     pub fn load(&mut self, va: Va, size: u8) -> Result<u64, Fault> {
+        match self.near_word(va) {
+            Some(word) if size == 8 => Ok(word),
+            _ => self.load_anywhere(va, size),
+        }
+    }
+
+    fn load_anywhere(&mut self, va: Va, size: u8) -> Result<u64, Fault> {
         match self.hit(va, size, false) {
             // A word may be read around what is asked for, if it lies in the page.
             Some(frame) if va.page_offset() <= PAGE_SIZE - 8 => {
