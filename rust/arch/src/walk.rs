@@ -58,6 +58,21 @@ pub struct Regime {
     pub ha: bool,
     /// Hardware manages dirty state; needs `ha`.
     pub hd: bool,
+    /// log2 of what an entry of the start level maps.
+    start_shift: u32,
+    /// Where a descriptor has address bits above 47.
+    high_bits: HighBits,
+}
+
+/// Where a descriptor has address bits above 47 (`AArch64.NextTableBase`, `AArch64.LeafBase`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum HighBits {
+    /// Nowhere.
+    None,
+    /// 51:48 in bits 15:12: the 64 KiB granule.
+    At12,
+    /// 51:50 in bits 9:8, 49:48 in place: DS.
+    At8,
 }
 
 /// One step of a walk.
@@ -184,6 +199,12 @@ impl Regime {
             ds,
             ha: false,
             hd: false,
+            start_shift: granule.level_shift(start_level),
+            high_bits: match (granule, ds) {
+                (Granule::Kib64, _) => HighBits::At12,
+                (_, true) => HighBits::At8,
+                (_, false) => HighBits::None,
+            },
         }
     }
 
@@ -195,26 +216,15 @@ impl Regime {
         }
     }
 
-    /// An address inside a table or a leaf: bits 47 down to the alignment, and the upper bits where a descriptor has them
-    /// (`AArch64.NextTableBase`, `AArch64.LeafBase`).
+    /// An address in a descriptor: bits 47 down to the alignment, and those above.
+    #[inline]
     fn address(&self, desc: u64, aligned_to: u32) -> u64 {
-        let high = match self.granule {
-            Granule::Kib64 => (desc >> 12 & 0xf) << 48,
-            _ if self.ds => (desc >> 8 & 3) << 50 | (desc >> 48 & 3) << 48,
-            _ => 0,
-        };
-        (desc & mask(48)) >> aligned_to << aligned_to | high
-    }
-
-    /// Where the entry for an input lies: at the start level all remaining input bits count, which is concatenation.
-    fn entry(&self, table: u64, input: u64, level: i8) -> u64 {
-        let shift = self.granule.level_shift(level);
-        let top = if level == self.start_level {
-            self.input_bits
-        } else {
-            shift + self.granule.stride()
-        };
-        table + ((input & mask(top)) >> shift << DESCRIPTOR_SHIFT)
+        let low = (desc & mask(48)) >> aligned_to << aligned_to;
+        match self.high_bits {
+            HighBits::None => low,
+            HighBits::At12 => low | (desc >> 12 & 0xf) << 48,
+            HighBits::At8 => low | (desc >> 8 & 3) << 50 | (desc >> 48 & 3) << 48,
+        }
     }
 
     /// `AArch64.BlockDescSupported`.
@@ -236,10 +246,10 @@ impl Regime {
         }
     }
 
-    /// What the last descriptor read maps the input to.
-    fn leaf(&self, leaf: Level, entry: u64, input: u64, table_bits: u64) -> Result<Found, WalkFault> {
+    /// What the last descriptor read, which maps `2^shift` bytes, maps the input to.
+    #[inline]
+    fn leaf(&self, leaf: Level, shift: u32, entry: u64, input: u64, table_bits: u64) -> Result<Found, WalkFault> {
         let Level { level, desc, .. } = leaf;
-        let shift = self.granule.level_shift(level);
         let address = self.address(desc, shift) + (input & mask(shift));
         // The whole output address counts, not only the leaf's base (`StageOA`). QEMU 10.0.2 looks at the base, which shows for
         // 64 KiB blocks of level 1 (C1 in the recorded vectors).
@@ -263,6 +273,7 @@ impl Regime {
     }
 
     /// `AArch64.OAOutOfRange`.
+    #[inline]
     fn check_output(&self, address: u64, level: i8) -> Result<(), WalkFault> {
         if address >> self.output_bits == 0 {
             return Ok(());
@@ -282,19 +293,26 @@ pub fn walk<E: From<WalkFault>>(
     input: u64,
     mut fetch: impl FnMut(u64, i8) -> Result<Level, E>,
 ) -> Result<Found, E> {
-    let (mut table, mut level, mut table_bits) = (regime.table, regime.start_level, 0);
+    let (page_bits, stride) = (regime.granule.bits(), regime.granule.stride());
+    let (mut table, mut level, mut shift, mut table_bits) = (regime.table, regime.start_level, regime.start_shift, 0);
     regime.check_output(table, 0)?;
+    // At the start level all remaining input bits count, which is concatenation.
+    let mut index = (input & mask(regime.input_bits)) >> shift;
     loop {
-        let entry = regime.entry(table, input, level);
+        let entry = table + (index << DESCRIPTOR_SHIFT);
         let step = fetch(entry, level)?;
         match (step.desc & 0b11, level) {
-            (0b11, LAST) => return Ok(regime.leaf(step, entry, input, table_bits)?),
-            (0b01, _) if regime.has_block(level) => return Ok(regime.leaf(step, entry, input, table_bits)?),
+            (0b11, LAST) => return Ok(regime.leaf(step, shift, entry, input, table_bits)?),
             (0b11, _) => {
-                table = regime.address(step.desc, regime.granule.bits());
+                table = regime.address(step.desc, page_bits);
                 regime.check_output(table, level)?;
                 table_bits |= step.desc;
                 level += 1;
+                shift -= stride;
+                index = input >> shift & mask(stride);
+            }
+            (0b01, _) if regime.has_block(level) => {
+                return Ok(regime.leaf(step, shift, entry, input, table_bits)?);
             }
             _ => {
                 let kind = FaultKind::Translation;

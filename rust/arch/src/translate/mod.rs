@@ -24,7 +24,7 @@ use crate::features::Features;
 use crate::regs::SysRegs;
 use crate::walk::{DescriptorSource, Level, Regime};
 use stage1::Stage1;
-use stage2::{Stage2Controls, Stage2Request};
+use stage2::Stage2Controls;
 
 /// Access flag of a leaf, both stages.
 const AF: u64 = 1 << 10;
@@ -105,12 +105,7 @@ pub fn translate<S: DescriptorSource>(
     let one = stage1::translate(src, controls, va, access, trace)?;
     match &controls.stage2 {
         Some(stage2) if access.el != 2 => {
-            let request = Stage2Request {
-                va,
-                access,
-                table: None,
-            };
-            let two = stage2.translate(src, one.ipa, one.attrs, request, trace)?;
+            let two = stage2.translate(src, one.ipa, one.attrs, va, access, trace)?;
             Ok(Translated {
                 size: two.size.min(one.size),
                 stage1_size: one.size,

@@ -4,7 +4,7 @@
 //! under stage 2 is itself an access that stage 2 may refuse. Left out: what [`translate`](super) leaves out. The invariant:
 //! a table is never read before stage 2 has agreed.
 
-use super::stage2::{Stage2Controls, Stage2Request};
+use super::stage2::Stage2Controls;
 use super::{AF, Controls, DBM, Translated, updated_desc};
 use crate::access::{AccessDesc, AccessKind, Grants};
 use crate::addr::{Ipa, PA_MAX_BITS, Pa, Va};
@@ -386,15 +386,10 @@ impl<S: DescriptorSource, T: FnMut(Stage, Level)> Tables<'_, S, T> {
     /// Where an entry physically lies; `update` when hardware is going to write it.
     #[inline]
     fn locate(&mut self, entry: u64, update: bool) -> Result<Pa, Fault> {
-        let Some(under) = self.under else { return Ok(Pa(entry)) };
-        let request = Stage2Request {
-            va: self.va,
-            access: self.access,
-            table: Some(update),
-        };
-        let attrs = MemoryAttributes::default_cacheable(MemTag::Untagged);
-        let found = under.translate(self.src, Ipa(entry), attrs, request, self.trace)?;
-        Ok(found.pa)
+        match self.under {
+            None => Ok(Pa(entry)),
+            Some(under) => under.locate(self.src, Ipa(entry), update, self.va, self.access, self.trace),
+        }
     }
 
     /// Writes the leaf's descriptor back.

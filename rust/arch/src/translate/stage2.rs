@@ -11,7 +11,7 @@ use crate::attr::{MemTag, MemoryAttributes, Shareability};
 use crate::fault::{Access, Fault, FaultKind, Stage};
 use crate::features::Features;
 use crate::regs::SysRegs;
-use crate::walk::{DescriptorSource, Level, Regime, WalkFault, read_physical, walk};
+use crate::walk::{DescriptorSource, Found, Level, Regime, WalkFault, read_physical, walk};
 
 /// `S2AP[0]`: may be read.
 const S2AP_READ: u64 = 1 << 6;
@@ -27,15 +27,6 @@ pub(super) struct Stage2Controls {
     cache_disabled: bool,
     mte_perm: bool,
     shareability: Shareability,
-}
-
-/// What stage 2 is asked.
-#[derive(Clone, Copy)]
-pub(super) struct Stage2Request<'a> {
-    pub(super) va: Va,
-    pub(super) access: &'a AccessDesc,
-    /// A stage-1 table entry, and whether it is going to be written.
-    pub(super) table: Option<bool>,
 }
 
 impl Stage2Controls {
@@ -57,47 +48,39 @@ impl Stage2Controls {
         src: &mut S,
         ipa: Ipa,
         stage1: MemoryAttributes,
-        request: Stage2Request<'_>,
+        va: Va,
+        access: &AccessDesc,
         trace: &mut impl FnMut(Stage, Level),
     ) -> Result<Translated, Fault> {
         let fault = |kind, level| Fault {
             level,
             ipa,
-            s1ptw: request.table.is_some(),
-            ..request.access.fault(kind, Stage::Two, request.va)
+            ..access.fault(kind, Stage::Two, va)
         };
-        let regime = match &self.regime {
-            Some(regime) if ipa.0 >> regime.input_bits == 0 => regime,
-            _ => return Err(fault(FaultKind::Translation, 0)),
-        };
-        let found = walk(regime, ipa.0, |entry, level| {
-            let step = read_physical(src, Pa(entry), level)?;
-            trace(Stage::Two, step);
-            Ok(step)
-        })
-        .map_err(|WalkFault { kind, level }| fault(kind, level))?;
+        let (regime, found) = self
+            .walk(src, ipa, trace)
+            .map_err(|WalkFault { kind, level }| fault(kind, level))?;
         let Level { level, desc, desc_pa } = found.leaf;
         let (attrs, device) = self.attributes(regime, desc, stage1);
-        if device && request.table.is_none() && request.access.misaligned_for_device() {
+        if device && access.misaligned_for_device() {
             return Err(fault(FaultKind::Alignment, level));
         }
         let managed = regime.hd && desc & DBM != 0;
-        if let Some(refused) = self.refuses(&request, grants(desc, managed), device) {
+        if let Some(refused) = access.refused_by(grants(desc, managed)) {
             return Err(Fault {
                 access: refused,
                 ..fault(FaultKind::Permission, level)
             });
         }
-        if request.table.is_none() && self.refuses_tags(desc, stage1, request.access) {
-            let stores = request.access.stores_tags();
+        if self.refuses_tags(desc, stage1, access) {
+            let stores = access.stores_tags();
             return Err(Fault {
                 tags_refused: true,
                 access: if stores { Access::Write } else { Access::Read },
                 ..fault(FaultKind::Permission, level)
             });
         }
-        let dirties = request.table.unwrap_or_else(|| request.access.dirties());
-        let updated = updated_desc(regime, desc, dirties, desc | S2AP_WRITE);
+        let updated = updated_desc(regime, desc, access.dirties(), desc | S2AP_WRITE);
         if updated != desc {
             src.write_descriptor(desc_pa, updated);
         }
@@ -110,6 +93,71 @@ impl Stage2Controls {
             grants: grants(updated, false),
             not_global: false,
         })
+    }
+
+    /// Where a stage-1 table entry lies, for a walk that reads it or, with `update`, writes it. A fault (S1PTW) is one of the
+    /// access that the walk is for.
+    #[inline]
+    pub(super) fn locate<S: DescriptorSource>(
+        &self,
+        src: &mut S,
+        entry: Ipa,
+        update: bool,
+        va: Va,
+        access: &AccessDesc,
+        trace: &mut impl FnMut(Stage, Level),
+    ) -> Result<Pa, Fault> {
+        let fault = |kind, level| Fault {
+            level,
+            ipa: entry,
+            s1ptw: true,
+            ..access.fault(kind, Stage::Two, va)
+        };
+        let (regime, found) = self
+            .walk(src, entry, trace)
+            .map_err(|WalkFault { kind, level }| fault(kind, level))?;
+        let Level { level, desc, desc_pa } = found.leaf;
+        let managed = regime.hd && desc & DBM != 0;
+        let writable = desc & S2AP_WRITE != 0 || managed;
+        let refused = desc & S2AP_READ == 0 || update && !writable || self.ptw && self.is_device(regime, desc);
+        if refused {
+            return Err(fault(FaultKind::Permission, level));
+        }
+        let updated = updated_desc(regime, desc, update, desc | S2AP_WRITE);
+        if updated != desc {
+            src.write_descriptor(desc_pa, updated);
+        }
+        Ok(Pa(found.address))
+    }
+
+    /// The walk of an IPA that is in range.
+    #[inline]
+    fn walk<S: DescriptorSource>(
+        &self,
+        src: &mut S,
+        ipa: Ipa,
+        trace: &mut impl FnMut(Stage, Level),
+    ) -> Result<(&Regime, Found), WalkFault> {
+        const UNMAPPED: WalkFault = WalkFault {
+            kind: FaultKind::Translation,
+            level: 0,
+        };
+        let regime = self.regime.as_ref().ok_or(UNMAPPED)?;
+        if ipa.0 >> regime.input_bits != 0 {
+            return Err(UNMAPPED);
+        }
+        let found = walk(regime, ipa.0, |entry, level| {
+            let step = read_physical(src, Pa(entry), level)?;
+            trace(Stage::Two, step);
+            Ok::<_, WalkFault>(step)
+        })?;
+        Ok((regime, found))
+    }
+
+    /// Whether stage 2 makes the memory of a stage-1 table Device.
+    fn is_device(&self, regime: &Regime, desc: u64) -> bool {
+        let table = MemoryAttributes::default_cacheable(MemTag::Untagged);
+        self.attributes(regime, desc, table).1
     }
 
     /// The combined memory type, and whether stage 2 makes it Device: of its own type, or under FWB of what it forces.
@@ -135,15 +183,6 @@ impl Stage2Controls {
             own
         };
         (stage1.under(own), device)
-    }
-
-    /// What permissions refuse: of the access itself, or of the walk that reads (and updates) a stage-1 table.
-    fn refuses(&self, request: &Stage2Request<'_>, grants: Grants, device: bool) -> Option<Access> {
-        let Some(update) = request.table else {
-            return request.access.refused_by(grants);
-        };
-        let refused = self.ptw && device || !grants.contains(Grants::READ) || update && !grants.contains(Grants::WRITE);
-        refused.then(|| request.access.access())
     }
 
     /// `NoTagAccess` of a leaf, for an access that needs the tags of memory that stage 1 made Tagged
