@@ -9,14 +9,19 @@ which.
 from __future__ import annotations
 
 import json
+import statistics
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tagvisor import _native
 from tagvisor.errors import ArgumentError
+from tagvisor.pe import Pe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.table import Table
 
@@ -61,9 +66,29 @@ class BenchRow:
         return self.ratio <= self.benchmark.goal_ratio
 
 
+PYTHON_LOAD = Benchmark(
+    "python.load",
+    "call",
+    "Pe.load, a TLB hit and checked; floor: a call of a native method that does nothing",
+    3.0,
+    "",
+)
+PYTHON_CHECK = Benchmark(
+    "python.check",
+    "access",
+    "Pe.check_tags of an array over 64 MiB; floor: the same in Rust (access.check), and 10 ns",
+    1.0,
+    "",
+)
+
+ROUNDS = 7
+MEMORY, REGION, TABLE = 0x4000_0000, 64 << 20, 0x7000_0000
+
+
 def benchmarks() -> list[Benchmark]:
     """All benchmarks, in the order of reports."""
-    return [Benchmark(*fields) for fields in _native.benchmarks()]
+    native = [Benchmark(*fields) for fields in _native.benchmarks()]
+    return [*native, PYTHON_LOAD, PYTHON_CHECK]
 
 
 def run(names: Sequence[str] = (), *, seed: int = 1) -> Iterator[BenchRow]:
@@ -94,10 +119,60 @@ def _chosen(names: Sequence[str]) -> list[Benchmark]:
 
 
 def _run(chosen: list[Benchmark], seed: int) -> Iterator[BenchRow]:
+    python = {PYTHON_LOAD: _load, PYTHON_CHECK: _check_tags}
     for benchmark in chosen:
-        figures = _native.bench(benchmark.name, seed)
+        measure = python.get(benchmark)
+        figures = _native.bench(benchmark.name, seed) if measure is None else measure(seed)
         if figures is not None:
             yield BenchRow(benchmark, *figures)
+
+
+def _element() -> Pe:
+    """A processing element with stage 1 on: a GiB of Tagged memory as one block, checked."""
+    pe = Pe([(MEMORY, 1 << 30, "ram")], tlb="on")
+    pe["MAIR_EL1"] = 0xF0
+    pe["TCR_EL1"] = 25 | 2 << 32 | 3 << 37
+    pe["TTBR0_EL1"] = TABLE
+    pe.write(TABLE + 8, (MEMORY | 1 | 1 << 10 | 3 << 8).to_bytes(8, "little"))
+    pe["HCR_EL2"] = 1 << 31 | 1 << 56
+    pe["SCTLR_EL1"] = 1 | 1 << 2 | 1 << 40 | 1 << 43
+    return pe
+
+
+def _median_ns(work: Callable[[], object], operations: int) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter_ns()
+        work()
+        times.append((time.perf_counter_ns() - start) / operations)
+    return statistics.median(times)
+
+
+def _load(seed: int) -> tuple[float, float]:
+    del seed  # one address is as good as another
+    pe, calls = _element(), range(100_000)
+    pe.store(MEMORY, 1)
+
+    def loads() -> None:
+        load = pe.load
+        for _ in calls:
+            load(MEMORY)
+
+    def floor() -> None:
+        nothing = pe._nothing  # noqa: SLF001 - the floor is ours
+        for _ in calls:
+            nothing(MEMORY)
+
+    return _median_ns(loads, len(calls)), _median_ns(floor, len(calls))
+
+
+def _check_tags(seed: int) -> tuple[float, float]:
+    pe = _element()
+    pointers = np.arange(MEMORY, MEMORY + REGION, 8, dtype=np.uint64)
+    pe.check_tags(pointers)
+    ours = _median_ns(lambda: pe.check_tags(pointers), len(pointers))
+    rust = _native.bench("access.check", seed)
+    return ours, (rust[0] if rust is not None else 0.0) + 10
 
 
 def to_json(row: BenchRow) -> str:

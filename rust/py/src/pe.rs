@@ -219,6 +219,11 @@ impl Pe {
         stored.map_err(|fault| guest_exception(&fault, el))
     }
 
+    /// What any call costs: an address in, an address out. The floor of the benchmark of a single access.
+    fn _nothing(&self, va: u64) -> u64 {
+        va
+    }
+
     /// What a TLB that checks has noticed: kind, address, where it was cached, where the tables lead now.
     fn _tlb_reports(&self, py: Python<'_>) -> PyResult<Vec<Report>> {
         self.with(py, |element| {

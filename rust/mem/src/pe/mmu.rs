@@ -198,6 +198,14 @@ impl Mmu for PeMmu<'_> {
     fn set_tag(&mut self, pa: Pa, tag: Tag) {
         self.mem.set_tag(pa, tag);
     }
+
+    fn tag_block(&mut self, pa: Pa) -> u64 {
+        self.mem.tag_block(pa)
+    }
+
+    fn set_tag_block(&mut self, pa: Pa, bits: u64) {
+        self.mem.set_tag_block(pa, bits);
+    }
 }
 
 /// Memory whose descriptors are looked at and not updated.

@@ -25,6 +25,19 @@ impl PhysMem {
         }
     }
 
+    /// The tags of the 16 granules around `pa`, as `LDGM` has them: 0 where there is no tag storage.
+    pub fn tag_block(&self, pa: Pa) -> u64 {
+        self.frame_index(pa.pfn())
+            .map_or(0, |frame| self.frame_tag_block(frame, pa.granule()))
+    }
+
+    /// Sets the tags of the 16 granules around `pa`; ignored where there is no tag storage.
+    pub fn set_tag_block(&mut self, pa: Pa, bits: u64) {
+        if let Some(tags) = self.tags_to_write(pa.pfn(), || bits != 0) {
+            tags.set_block(pa.granule(), bits);
+        }
+    }
+
     /// All tags of a page.
     pub fn page_tags(&self, pfn: Pfn) -> PageTags {
         self.frame_index(pfn)
