@@ -48,12 +48,13 @@ from tagvisor.errors import (
 )
 from tagvisor.explore import Exploration, explore
 from tagvisor.host import Host
-from tagvisor.pe import Outcome, Pe, Walk
+from tagvisor.pe import Outcome, Pe
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
 from tagvisor.process import Mapping, Page, Pagemap, Process
 from tagvisor.vcpu import Vcpu
 from tagvisor.verdict import Step, Violation
 from tagvisor.vm import Vm
+from tagvisor.walk import Walk
 
 __all__ = [
     "ArgumentError",

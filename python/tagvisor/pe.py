@@ -25,6 +25,7 @@ import numpy as np
 
 from tagvisor import _check, _native
 from tagvisor.errors import ArgumentError
+from tagvisor.walk import Walk, walk_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,13 +33,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["Outcome", "Pe", "Region", "TlbReport", "Walk", "WalkFault", "WalkLevel"]
+__all__ = ["Outcome", "Pe", "Region", "TlbReport"]
 
 _U64 = (1 << 64) - 1
 _U128 = (1 << 128) - 1
 _PA_LIMIT = (1 << 52) - 1
-_PAGE = 0xFFF
-_PA = 0x000F_FFFF_FFFF_F000
 _STAGES = ("S1", "S12")
 _KINDS = (
     *(f"{stage}E{el}{way}" for stage in _STAGES for el in (0, 1) for way in "RW"),
@@ -112,108 +111,6 @@ class TlbReport:
         return f"{self.what}: {self.va:#x} is cached to {self.cached:#x}, the tables lead {now}"
 
 
-@dataclass(frozen=True, slots=True)
-class WalkLevel:
-    """A descriptor that a walk read."""
-
-    stage: int
-    """Whose table: 1 or 2."""
-    level: int
-    """The table's level, -1 to 3."""
-    address: int
-    """The descriptor's physical address."""
-    descriptor: int
-    """Its 64 bits."""
-    kind: str
-    """``"table"``, ``"block"``, ``"page"`` or ``"invalid"``."""
-
-
-@dataclass(frozen=True, slots=True)
-class WalkFault:
-    """Why a walk found nothing, from ``PAR_EL1``."""
-
-    status: int
-    """The fault status code, PAR_EL1.FST."""
-    stage: int
-    """The stage that faulted: 1 or 2."""
-    on_table_walk: bool
-    """A stage-2 fault on the address of a stage-1 descriptor."""
-
-    @property
-    def level(self) -> int | None:
-        """The level at which it happened; None for a kind of fault that has none."""
-        if self.status in _FAULTS_AT_MINUS_1:
-            return -1
-        return self.status & 3 if self.status < 0x10 else None
-
-    @property
-    def kind(self) -> str:
-        """In words."""
-        words = _FAULTS_AT_MINUS_1.get(self.status)
-        if words is None:
-            words = _FAULTS[self.status >> 2] if self.status < 0x10 else "other fault"
-        return words
-
-    def __str__(self) -> str:
-        level = "" if self.level is None else f", level {self.level}"
-        walk = ", on the walk of stage 1" if self.on_table_walk else ""
-        return f"{self.kind}, stage {self.stage}{level}{walk}"
-
-
-_FAULTS = ("address size fault", "translation fault", "access flag fault", "permission fault")
-_FAULTS_AT_MINUS_1 = {0x29: _FAULTS[0], 0x2B: _FAULTS[1]}
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Walk:
-    """A translation, step by step. Printed, it is a line per descriptor and then the result."""
-
-    kind: str
-    """What was asked, as ``"S12E1R"``."""
-    va: int
-    """Of what address."""
-    levels: tuple[WalkLevel, ...]
-    """The descriptors in the order in which they were read."""
-    par: int
-    """The answer as ``AT`` leaves it in ``PAR_EL1``."""
-
-    @property
-    def fault(self) -> WalkFault | None:
-        """What was wrong, or None."""
-        return _fault(self.par)
-
-    @property
-    def pa(self) -> int | None:
-        """The physical address, or None where there is a fault."""
-        return None if self.par & 1 else self.par & _PA | self.va & _PAGE
-
-    @property
-    def attributes(self) -> int | None:
-        """The memory type in the encoding of ``MAIR_ELx``, or None where there is a fault."""
-        return None if self.par & 1 else self.par >> 56
-
-    @property
-    def shareability(self) -> int | None:
-        """0 none, 2 outer, 3 inner; or None where there is a fault."""
-        return None if self.par & 1 else self.par >> 7 & 3
-
-    def __str__(self) -> str:
-        lines = [f"{self.kind} {self.va:#x}"]
-        lines += [
-            f"  stage {at.stage} level {at.level:>2}  {at.address:#015x}: {at.descriptor:#018x}"
-            f"  {at.kind}"
-            for at in self.levels
-        ]
-        if self.fault is not None:
-            lines.append(f"  = {self.fault} (PAR_EL1 {self.par:#x})")
-        else:
-            about = f"attributes {self.par >> 56:#04x}, shareability {self.shareability}"
-            lines.append(f"  = PA {self.pa:#x}, {about} (PAR_EL1 {self.par:#x})")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-
 class Pe(_native.Pe):
     """One processing element with its registers and tagged memory, and no kernel.
 
@@ -225,9 +122,9 @@ class Pe(_native.Pe):
         regions: What is at which physical addresses; 1 GiB of tagged RAM at 1 GiB by default.
         features: Optional features by Arm's names, of those that :meth:`features` lists.
         tlb: ``"off"``: every access walks the tables. ``"on"``: translations are cached as hardware
-            may, and changed tables count once a ``TLBI`` was executed. ``"check"``: as ``"on"``, and
-            every use of an entry that should have been invalidated, and every valid descriptor that
-            was replaced without break-before-make, is in :meth:`tlb_reports`.
+            may, and changed tables count once a ``TLBI`` was executed. ``"check"``: as ``"on"``,
+            and :meth:`tlb_reports` has every use of an entry that should have been invalidated, and
+            every valid descriptor that was replaced without break-before-make.
         seed: Decides what ``IRG`` draws where ``GCR_EL1.RRND`` leaves it open.
 
     Raises:
@@ -312,16 +209,11 @@ class Pe(_native.Pe):
         return self._par(_check.choice("kind", kind, _KINDS), _check.integer("va", va, 0, _U64))
 
     def walk(self, va: int, kind: str = "S12E1R") -> Walk:
-        """As :meth:`at`, with every descriptor on the way."""
+        """As :meth:`at`, with every descriptor on the way; print it to see it drawn."""
         kind, va = _check.choice("kind", kind, _KINDS), _check.integer("va", va, 0, _U64)
         read, par = self._par_with_steps(kind, va)
-        fault = _fault(par)
-        last = len(read) - 1
-        levels = tuple(
-            WalkLevel(*fields, _kind(fields, fault if number == last else None))
-            for number, fields in enumerate(read)
-        )
-        return Walk(kind, va, levels, par)
+        tcr = self["TCR_EL2" if "E2" in kind else "TCR_EL1"]
+        return walk_of(kind, va, read, par, (tcr, self["VTCR_EL2"]))
 
     def walk_many(
         self, vas: npt.NDArray[np.uint64], kind: str = "S12E1R"
@@ -427,29 +319,3 @@ def _words(argument: str, value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint6
     if array.ndim != 1:
         raise ArgumentError(argument, f"an array of shape {array.shape}", "one dimension")
     return np.ascontiguousarray(array, dtype=np.uint64)
-
-
-def _fault(par: int) -> WalkFault | None:
-    if not par & 1:
-        return None
-    return WalkFault(par >> 1 & 0x3F, 2 if par >> 9 & 1 else 1, bool(par >> 8 & 1))
-
-
-def _kind(fields: tuple[int, int, int, int], fault: WalkFault | None) -> str:
-    """What a descriptor is; ``fault`` is the walk's if this is the last that it read."""
-    stage, level, _, descriptor = fields
-    if not descriptor & 1 or (level == 3 and not descriptor & 2):
-        return "invalid"
-    if (
-        fault is not None
-        and fault.kind == _FAULTS[1]
-        and (fault.stage, fault.level)
-        == (
-            stage,
-            level,
-        )
-    ):
-        return "invalid"  # an encoding that is reserved at this level
-    if level == 3:
-        return "page"
-    return "table" if descriptor & 2 else "block"

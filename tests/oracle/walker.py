@@ -139,8 +139,8 @@ class Tables:
             address |= bits(descriptor, 49, 48) << 48
             address |= bits(descriptor, 9, 8) << 50
         elif self.granule == GRANULE_64K:
-            # Whatever the output size, which they may exceed (LeafBase, NextTableBase); QEMU ignores
-            # them where it is below 52 bits.
+            # Whatever the output size, which they may exceed (LeafBase, NextTableBase). QEMU
+            # ignores them where that is below 52 bits.
             address |= bits(descriptor, 15, 12) << 48
         return address
 

@@ -8,9 +8,9 @@ is exactly that. Each class was found by comparing every recorded translation wi
     FWB = 1 and both stages Device: the type is stage 2's. Arm takes the stricter of the two
     (``AArch64.S2ApplyFWBMemAttrs``, ``S2CombineS1Device``).
 ``qemu-device-nc``
-    FWB = 0, one stage nGRE or GRE and the other Normal: QEMU takes the Normal type's inner half for a
-    Device type if it looks like a stricter one (0x4 like nGnRE, 0x8 like nGRE). Arm takes the Device
-    stage's (``S2CombineS1MemAttrs``).
+    FWB = 0, one stage nGRE or GRE and the other Normal: QEMU takes the Normal type's inner half for
+    a Device type if it looks like a stricter one (0x4 like nGnRE, 0x8 like nGRE). Arm takes the
+    Device stage's (``S2CombineS1MemAttrs``).
 ``qemu-transient``
     FWB = 0, transient Write-Back under stage-2 Write-Through: the transient hint is lost. Arm keeps
     stage 1's hints (``S2CombineS1AttrHints``).
@@ -31,7 +31,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tagvisor.pe import Outcome, Pe, Walk, WalkLevel
+    from tagvisor.pe import Outcome, Pe
+    from tagvisor.walk import Walk, WalkLevel
 
 __all__ = ["of_instruction", "of_translation"]
 
