@@ -184,3 +184,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
