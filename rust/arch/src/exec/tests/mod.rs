@@ -9,6 +9,8 @@ mod loads;
 mod pairs;
 mod stores;
 mod syndromes;
+mod tag_memory;
+mod tag_registers;
 
 use super::{Core, Effect, Stop};
 use crate::addr::PAGE_SIZE;
