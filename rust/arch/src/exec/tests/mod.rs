@@ -9,8 +9,11 @@ mod loads;
 mod pairs;
 mod stores;
 mod syndromes;
+mod sysregs;
+mod system;
 mod tag_memory;
 mod tag_registers;
+mod traps;
 
 use super::{Core, Effect, Stop};
 use crate::addr::PAGE_SIZE;
