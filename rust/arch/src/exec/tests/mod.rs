@@ -5,6 +5,7 @@
 
 mod atomics;
 mod exclusives;
+mod hostile;
 mod loads;
 mod pairs;
 mod stores;
