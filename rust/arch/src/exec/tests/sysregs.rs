@@ -183,6 +183,7 @@ fn written_registers_read_back_and_no_other_register_changes() {
         if el == 3 {
             continue;
         }
+        // At EL2, where `HCR_EL2.TDZ` does not show in `DCZID_EL0`.
         let mut machine = Machine::new().with(&[(1, u64::MAX), (3, 0)]).at_el(2);
         let others: Vec<_> = Register::names()
             .filter(|name| register(name).unwrap().encoding != encoding(read.0))
@@ -194,7 +195,6 @@ fn written_registers_read_back_and_no_other_register_changes() {
         assert_eq!(machine.try_run(write.0), Ok(Effect::Controls), "{}", write.1);
         machine.run(read.0, read.1);
         assert_eq!(machine.core.x[3], bits, "{}", read.1);
-        // `HCR_EL2.TDZ` shows in `DCZID_EL0` below EL2 only.
         assert_eq!(values(&machine.core), before, "{}", write.1);
         machine.core.x[1] = 0;
         assert_eq!(machine.try_run(write.0), Ok(Effect::Controls), "{}", write.1);

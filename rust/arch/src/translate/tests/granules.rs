@@ -172,3 +172,46 @@ fn output_beyond_ips_is_an_address_size_fault_of_the_level_that_names_it() {
     let mut bench = with_ips(1).with_sys(|sys| sys.ttbr0_el1 = 1 << 36);
     assert_eq!(bench.kind(&read(1)), (FaultKind::AddressSize, Stage::One, 0));
 }
+
+#[test]
+fn stage_2_starts_at_the_level_that_sl0_means_for_its_granule() {
+    // TG0, SL0, SL2, DS, a T0SZ that fits, and the level; what does not exist is a fault of level 0.
+    let starts = [
+        (0, 0, false, false, 30, Some(2)),
+        (0, 1, false, false, 25, Some(1)),
+        (0, 2, false, false, 16, Some(0)),
+        (0, 3, false, false, 43, Some(3)),
+        (0, 0, true, true, 12, Some(-1)),
+        (0, 1, true, true, 12, None),
+        (2, 0, false, false, 43, Some(3)),
+        (2, 1, false, false, 35, Some(2)),
+        (2, 2, false, false, 24, Some(1)),
+        (2, 3, false, true, 13, Some(0)),
+        (2, 3, false, false, 16, None),
+        (1, 0, false, false, 41, Some(3)),
+        (1, 1, false, false, 30, Some(2)),
+        (1, 2, false, false, 20, Some(1)),
+        (1, 3, false, false, 16, None),
+    ];
+    for (tg0, sl0, sl2, ds, t0sz, level) in starts {
+        let mut bench = Bench::two_stages().with_sys(|sys| {
+            sys.sctlr_el1.set_m(false);
+            let vtcr = VtcrEl2::new().with_tg0(tg0).with_sl0(sl0).with_sl2(sl2).with_ds(ds);
+            sys.vtcr_el2 = vtcr.with_t0sz(t0sz).with_ps(5);
+        });
+        // What is walked stops at its start-level table.
+        bench.tables.absent = Some(S2_TABLES);
+        let expected = match level {
+            Some(level) => (FaultKind::SyncExternalAbortOnWalk, level),
+            None => (FaultKind::Translation, 0),
+        };
+
+        let fault = bench.translate_at(0, &read(1)).unwrap_err();
+
+        assert_eq!(
+            (fault.kind, fault.level),
+            expected,
+            "TG0 {tg0}, SL0 {sl0}, SL2 {sl2}, DS {ds}"
+        );
+    }
+}
