@@ -402,12 +402,11 @@ fn ordered_unscaled(word: u32) -> Option<Memory> {
 fn pair(word: u32) -> Option<Instruction> {
     let (opc, vector, load) = (field(word, 31, 30), bit(word, 26), bit(word, 22));
     let (n, second, register) = (reg(word, 5), reg(word, 10), reg(word, 0));
-    let no_allocate = field(word, 25, 23) == 0;
-    let base = match field(word, 25, 23) {
-        0b000 | 0b010 => Base::Plain(n),
-        0b001 => Base::Post(n),
-        0b011 => Base::Pre(n),
-        _ => return None,
+    let no_allocate = field(word, 24, 23) == 0;
+    let base = match field(word, 24, 23) {
+        0b01 => Base::Post(n),
+        0b11 => Base::Pre(n),
+        _ => Base::Plain(n),
     };
     let scaled = |size: u8| Address {
         base,

@@ -232,7 +232,6 @@ fn unallocated_words_are_refused_and_do_nothing() {
         (0xe940_0c41, "a pair of size 3"),
         (0xed40_0c41, "a vector pair of size 3"),
         (0x6840_0c41, "LDNPSW"),
-        (0x2a40_0c41, "a pair with bit 25"),
         (0x0825_7c46, "CASP of an odd register"),
         (0x0824_7c47, "CASP to an odd register"),
         (0x0824_0c46, "CASP with Rt2"),
