@@ -66,6 +66,16 @@ fn page_of_one_tag_has_no_mismatch_with_it_and_starts_with_one_with_another() {
 }
 
 #[test]
+fn one_granule_is_copied_without_its_neighbours() {
+    let from = PageTags::from_bytes([0x21; PAGE_TAG_BYTES]);
+    let mut tags = PageTags::ZERO;
+
+    tags.copy_range(3, &from, 0..1);
+
+    assert_eq!(tags.as_bytes()[..3], [0, 0x10, 0]);
+}
+
+#[test]
 fn block_has_the_lowest_granule_in_its_lowest_bits() {
     let mut tags = PageTags::ZERO;
     tags.set(0x20, Tag::new(1));
