@@ -38,12 +38,23 @@ fn near_aligned() -> impl Strategy<Value = u64> {
     (0..3 * PAGE_SIZE / 16).prop_map(|granule| BASE + granule * 16)
 }
 
+/// Control registers: tag checks on at every level, or anything.
+fn sys() -> impl Strategy<Value = SysRegs> {
+    let anything = any::<[u64; 3]>().prop_map(|[sctlr, hcr, tcr]| SysRegs {
+        sctlr_el1: sctlr.into(),
+        sctlr_el2: sctlr.rotate_left(7).into(),
+        hcr_el2: hcr.into(),
+        tcr_el1: tcr.into(),
+        tcr_el2: tcr.rotate_left(9).into(),
+        ..SysRegs::default()
+    });
+    prop_oneof![Just(checked()), anything]
+}
+
 prop_compose! {
     fn core()(
         el in 0_u8..3,
-        sctlr: u64,
-        hcr: u64,
-        tcr: u64,
+        sys in sys(),
         x in prop::collection::vec(value(), 31),
         sp in prop::collection::vec(value(), 3),
         pc in value(),
@@ -51,14 +62,7 @@ prop_compose! {
         features: u8,
     ) -> Core {
         let mut core = Core::new(Features::from_bits_truncate(features), 5);
-        core.set_sys(SysRegs {
-            sctlr_el1: sctlr.into(),
-            sctlr_el2: sctlr.rotate_left(7).into(),
-            hcr_el2: hcr.into(),
-            tcr_el1: tcr.into(),
-            tcr_el2: tcr.rotate_left(9).into(),
-            ..SysRegs::default()
-        });
+        core.set_sys(sys);
         core.cpu.el = el;
         core.x.copy_from_slice(&x);
         core.sp.copy_from_slice(&sp);
