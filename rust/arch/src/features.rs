@@ -99,6 +99,24 @@ mod tests {
     }
 
     #[test]
+    fn memory_model_features_stand_in_their_fields() {
+        let field = |register: u64, low: u32| register >> low & 0xf;
+
+        // PARange, TGran16, TGran64, TGran4, TGran16_2, TGran64_2, TGran4_2.
+        let mmfr0 = [0, 20, 24, 28, 32, 36, 40].map(|low| field(ID_AA64MMFR0_EL1, low));
+        assert_eq!(mmfr0, [6, 2, 0, 1, 3, 2, 3]);
+        // HAFDBS, VMIDBits, PAN, XNX.
+        assert_eq!([0, 4, 20, 28].map(|low| field(ID_AA64MMFR1_EL1, low)), [2, 2, 3, 1]);
+        // UAO, VARange, ST, AT, FWB, E0PD.
+        assert_eq!([4, 16, 28, 32, 40, 60].map(|low| field(ID_AA64MMFR2_EL1, low)), [1; 6]);
+        let fields = |register: u64| (0..16).filter(|index| field(register, index * 4) != 0).count();
+        assert_eq!(
+            [ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1].map(fields),
+            [6, 4, 6]
+        );
+    }
+
+    #[test]
     fn block_sizes_are_given_in_words() {
         assert_eq!(GMID_EL1, 6);
         assert_eq!((Features::dczid_el0(false), Features::dczid_el0(true)), (4, 0x14));
