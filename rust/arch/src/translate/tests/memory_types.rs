@@ -28,6 +28,8 @@ fn fwb_lets_stage_2_force_its_type() {
     let fwb = |hcr: &mut HcrEl2| hcr.set_fwb(true);
 
     assert_eq!(combined(ATTR_DEVICE, 0b0110 << 2, fwb), 0xff);
+    assert_eq!(combined(ATTR_WT, 0b0110 << 2, fwb), 0xee, "the hints of stage 1 stay");
+    assert_eq!(combined(ATTR_WT, 0b0111 << 2, fwb), 0xaa);
     assert_eq!(combined(ATTR_NC, 0b0111 << 2, fwb), 0x44);
     assert_eq!(combined(ATTR_WB, 0b0101 << 2, fwb), 0x44);
     assert_eq!(combined(ATTR_WB, 0b0001 << 2, fwb), 0x04);

@@ -52,8 +52,9 @@ const ATTR_WB: u64 = 0;
 const ATTR_TAGGED: u64 = 1 << 2;
 const ATTR_DEVICE: u64 = 2 << 2;
 const ATTR_NC: u64 = 3 << 2;
-/// Write-Back, Tagged, Device-nGnRE, Non-cacheable.
-const MAIR: u64 = 0x4404_f0ff;
+const ATTR_WT: u64 = 4 << 2;
+/// Write-Back, Tagged, Device-nGnRE, Non-cacheable, Write-Through with read allocation alone.
+const MAIR: u64 = 0xaa_4404_f0ff;
 /// Stage 2 `MemAttr`, FWB = 0.
 const S2_WB: u64 = 0xf << 2;
 const S2_DEVICE: u64 = 1 << 2;
