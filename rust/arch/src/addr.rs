@@ -289,6 +289,22 @@ mod tests {
     }
 
     #[test]
+    fn distances_add_in_place_and_ipas_have_a_page_offset() {
+        let mut ipa = Ipa(0x4000_0ff0);
+        ipa += 0x20;
+
+        assert_eq!((ipa, ipa.page_offset()), (Ipa(0x4000_1010), 0x10));
+    }
+
+    #[test]
+    fn last_byte_of_a_page_lies_in_it() {
+        assert_eq!(Va(0xab00_0000_5000_1fff).page(), Va(0xab00_0000_5000_1000));
+        assert_eq!(Ipa(0x4000_1fff).page(), Ipa(0x4000_1000));
+        assert_eq!(Va(0x1fff).page_offset(), 0xfff);
+        assert_eq!(Pa(0x1fff).page_offset(), 0xfff);
+    }
+
+    #[test]
     fn addresses_print_as_fixed_width_hex() {
         assert_eq!(Ipa(0x5000).to_string(), "0x0000000000005000");
         assert_eq!(format!("{:?}", Pfn(0x5)), "Pfn(0x0000000000000005)");

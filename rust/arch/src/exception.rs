@@ -94,6 +94,9 @@ impl Error for Exception {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::{AccessDesc, AccessKind};
+    use crate::addr::{Ipa, Va};
+    use crate::fault::{FaultKind, Stage};
 
     #[test]
     fn undefined_instruction_has_exception_class_0_and_goes_to_el1_or_stays_at_el2() {
@@ -114,6 +117,27 @@ mod tests {
         assert_eq!(trapped.taken_to(1), 2);
         assert_eq!(trapped.esr(1), 0x18 << 26 | 1 << 25 | 0x1234);
         assert_eq!(trapped.to_string(), "system instruction trapped to EL2");
+    }
+
+    #[test]
+    fn abort_has_the_syndrome_target_and_text_of_its_fault() {
+        let load = AccessDesc::new(AccessKind::Data, 1, false, 8);
+        for stage in [Stage::One, Stage::Two] {
+            let fault = Fault {
+                level: 3,
+                ipa: Ipa(0x8000_1234),
+                ..load.fault(FaultKind::Translation, stage, Va(0x0700_0000_4100_1234))
+            };
+            let exception = Exception::from(fault);
+
+            for el in 0..3 {
+                assert_eq!(exception.taken_to(el), fault.taken_to(el));
+                assert_eq!(exception.esr(el), fault.esr(el));
+            }
+            assert_eq!(exception.far(), 0x0700_0000_4100_1234);
+            assert_eq!(exception.hpfar(), if stage == Stage::Two { 0x80_0010 } else { 0 });
+            assert_eq!(exception.to_string(), fault.to_string());
+        }
     }
 
     #[test]

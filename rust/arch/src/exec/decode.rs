@@ -13,6 +13,8 @@ pub(super) enum Instruction {
     Tags(Tags),
     Register(RegisterForm),
     System(System),
+    /// `CLREX`.
+    ClearMonitor,
     /// Hints, barriers and prefetches.
     Nothing,
 }
@@ -251,7 +253,8 @@ fn system(word: u32) -> Option<Instruction> {
     let (crn, crm) = (field(word, 15, 12) as u8, field(word, 11, 8) as u8);
     let (op2, t) = (field(word, 7, 5) as u8, reg(word, 0));
     Some(match (op0, crn) {
-        (0, 2 | 3) if !read && op1 == 3 && t == 31 => Instruction::Nothing,
+        (0, 2) if !read && op1 == 3 && t == 31 => Instruction::Nothing,
+        (0, 3) if !read && op1 == 3 && t == 31 => barrier(crm, op2)?,
         (0, 4) if !read && t == 31 => Instruction::System(System::Pstate {
             op1,
             op2,
@@ -265,6 +268,15 @@ fn system(word: u32) -> Option<Instruction> {
         }),
         _ => return None,
     })
+}
+
+/// `CLREX`, `DSB` with and without nXS, `DMB`, `ISB`, `SB`.
+fn barrier(crm: u8, op2: u8) -> Option<Instruction> {
+    match (op2, crm) {
+        (2, _) => Some(Instruction::ClearMonitor),
+        (4..=6, _) | (1, 0b0010 | 0b0110 | 0b1010 | 0b1110) | (7, 0) => Some(Instruction::Nothing),
+        _ => None,
+    }
 }
 
 fn load_store(word: u32) -> Option<Instruction> {
@@ -390,12 +402,11 @@ fn ordered_unscaled(word: u32) -> Option<Memory> {
 fn pair(word: u32) -> Option<Instruction> {
     let (opc, vector, load) = (field(word, 31, 30), bit(word, 26), bit(word, 22));
     let (n, second, register) = (reg(word, 5), reg(word, 10), reg(word, 0));
-    let no_allocate = field(word, 25, 23) == 0;
-    let base = match field(word, 25, 23) {
-        0b000 | 0b010 => Base::Plain(n),
-        0b001 => Base::Post(n),
-        0b011 => Base::Pre(n),
-        _ => return None,
+    let no_allocate = field(word, 24, 23) == 0;
+    let base = match field(word, 24, 23) {
+        0b01 => Base::Post(n),
+        0b11 => Base::Pre(n),
+        _ => Base::Plain(n),
     };
     let scaled = |size: u8| Address {
         base,
@@ -449,7 +460,8 @@ fn one_register(word: u32) -> Option<Instruction> {
         _ => return None,
     };
     let Some(data) = data else {
-        return Some(Instruction::Nothing);
+        // A prefetch, which has neither indexed nor unprivileged forms.
+        return matches!((form, base), (Form::Single, Base::Plain(_))).then_some(Instruction::Nothing);
     };
     Some(Instruction::Memory(Memory::Move {
         form,

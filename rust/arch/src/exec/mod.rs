@@ -111,6 +111,10 @@ impl Core {
                 Ok(Effect::None)
             }
             Instruction::System(op) => self.system(mmu, op),
+            Instruction::ClearMonitor => {
+                self.monitor = None;
+                Ok(Effect::None)
+            }
             Instruction::Nothing => Ok(Effect::None),
         }?;
         self.pc = self.pc.wrapping_add(4);
@@ -180,3 +184,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

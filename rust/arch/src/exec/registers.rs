@@ -215,3 +215,43 @@ impl Core {
         by_el1 || self.cpu.el < 2 && self.sys.hcr_el2.tdz()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoding_packs_the_fields_of_the_generic_name() {
+        assert_eq!(encoding(3, 0, 1, 0, 6), 0xc086);
+        assert_eq!(encoding(2, 7, 15, 15, 7), 0xbfff);
+    }
+
+    #[test]
+    fn no_two_registers_share_a_name_or_an_encoding() {
+        for (index, one) in REGISTERS.iter().enumerate() {
+            for other in &REGISTERS[..index] {
+                assert!(
+                    one.name != other.name && one.encoding != other.encoding,
+                    "{} and {}",
+                    one.name,
+                    other.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_register_can_be_read_and_written_by_name_whatever_the_level() {
+        for name in Register::names() {
+            let mut core = Core::new(Features::empty(), 0);
+            let register = register(name).unwrap();
+            let before = (register.read)(&core);
+            if let Some(write) = register.write {
+                write(&mut core, u64::MAX);
+                assert_ne!((register.read)(&core), before, "{name}");
+                write(&mut core, 0);
+                assert_eq!((register.read)(&core), 0, "{name}");
+            }
+        }
+    }
+}

@@ -63,7 +63,7 @@ impl Core {
                 crm,
                 op2,
                 t,
-            } => {
+            } if is_tlbi(op1, crm, op2) => {
                 let least = if op1 == 0 { 1 } else { 2 };
                 if self.cpu.el < least {
                     return Err(Exception::Undefined.into());
@@ -156,6 +156,19 @@ impl Core {
             _ => return Err(Stop::NotModelled),
         }
         Ok(())
+    }
+}
+
+/// Whether EL1 or EL2 has such a `TLBI`: by address, by a range of them, by IPA, or of everything.
+const fn is_tlbi(op1: u8, crm: u8, op2: u8) -> bool {
+    match (op1, crm) {
+        (0, 1 | 3 | 7) => matches!(op2, 0..=3 | 5 | 7),
+        (0, 2 | 5 | 6) => matches!(op2, 1 | 3 | 5 | 7),
+        (4, 0) => matches!(op2, 1 | 2 | 5 | 6),
+        (4, 1 | 3 | 7) => matches!(op2, 0 | 1 | 4..=6),
+        (4, 2 | 5 | 6) => matches!(op2, 1 | 5),
+        (4, 4) => op2 < 8,
+        _ => false,
     }
 }
 

@@ -373,6 +373,21 @@ mod tests {
     }
 
     #[test]
+    fn plain_access_is_described_as_one_of_register_0_without_sign_extension() {
+        let mut guest = Guest::new(&[]);
+        let mut esr = |size| {
+            load(&mut sync_cpu(), &mut guest, pointer(0, 0), size)
+                .unwrap_err()
+                .esr(1)
+        };
+
+        assert_eq!(
+            [1, 2, 4, 8].map(&mut esr),
+            [0x9300_0007, 0x9340_0007, 0x9380_0007, 0x93c0_8007]
+        );
+    }
+
+    #[test]
     fn probe_checks_every_granule_of_a_long_access_and_moves_nothing() {
         let mut guest = Guest::new(&[Tagged, Tagged]);
         guest.tags[1].set(3, Tag::new(9));

@@ -194,3 +194,174 @@ impl Cpu {
         Tag::new((mixed >> 60) as u8)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::AccessKind;
+    use crate::regs::{HcrEl2, TcrEl1, TcrEl2};
+
+    const LOWER: Va = Va(0x0700_0000_5000_0000);
+    const UPPER: Va = Va(0x07ff_ffff_5000_0000);
+
+    /// The controls of EL0, EL1 and EL2 under some registers, all optional features there.
+    fn controls(change: impl FnOnce(&mut SysRegs)) -> [ElControls; 3] {
+        let mut sys = SysRegs::default();
+        change(&mut sys);
+        ElControls::all(&sys, Features::all())
+    }
+
+    #[test]
+    fn every_level_takes_its_own_fields_of_its_registers() {
+        let [el0, el1, el2] = controls(|sys| {
+            sys.sctlr_el1 = SctlrEl1::new()
+                .with_tcf0(1)
+                .with_tcf(2)
+                .with_tcso0(true)
+                .with_sa(true)
+                .with_ata0(true);
+            sys.sctlr_el2 = SctlrEl1::new().with_tcf(3).with_a(true).with_naa(true).with_ata(true);
+            sys.hcr_el2 = HcrEl2::new().with_ata(true);
+        });
+
+        assert_eq!([el0.tcf, el1.tcf, el2.tcf], [Tcf::Sync, Tcf::Async, Tcf::Asymmetric]);
+        assert_eq!([el0.store_only, el1.store_only, el2.store_only], [true, false, false]);
+        assert_eq!([el0.aligned_sp, el1.aligned_sp, el2.aligned_sp], [false, true, false]);
+        assert_eq!([el0.ata, el1.ata, el2.ata], [true, false, true]);
+        assert_eq!([el0, el1, el2].map(|el| el.strict_alignment), [false, false, true]);
+        assert_eq!([el0, el1, el2].map(|el| el.unaligned_ordered), [false, false, true]);
+
+        let [el0, el1, el2] = controls(|sys| {
+            sys.sctlr_el1 = SctlrEl1::new()
+                .with_tcso(true)
+                .with_sa0(true)
+                .with_ata(true)
+                .with_a(true)
+                .with_naa(true);
+            sys.sctlr_el2 = SctlrEl1::new().with_tcso(true).with_sa(true);
+            sys.hcr_el2 = HcrEl2::new().with_ata(true);
+        });
+
+        assert_eq!([el0.tcf, el1.tcf, el2.tcf], [Tcf::None; 3]);
+        assert_eq!([el0.store_only, el1.store_only, el2.store_only], [false, true, true]);
+        assert_eq!([el0.aligned_sp, el1.aligned_sp, el2.aligned_sp], [true, false, true]);
+        assert_eq!([el0.ata, el1.ata, el2.ata], [false, true, false]);
+        assert_eq!([el0, el1, el2].map(|el| el.strict_alignment), [true, true, false]);
+        assert_eq!([el0, el1, el2].map(|el| el.unaligned_ordered), [true, true, false]);
+    }
+
+    #[test]
+    fn hcr_ata_counts_below_el2() {
+        let [el0, el1, el2] = controls(|sys| {
+            sys.sctlr_el1 = SctlrEl1::new().with_ata(true).with_ata0(true);
+            sys.sctlr_el2 = SctlrEl1::new().with_ata(true);
+        });
+
+        assert_eq!([el0.ata, el1.ata, el2.ata], [false, false, true]);
+    }
+
+    #[test]
+    fn pointers_have_tags_by_tbi_or_mtx_of_their_half_and_tcma_is_that_of_the_half() {
+        let [el0, el1, el2] = controls(|sys| {
+            sys.tcr_el1 = TcrEl1::new().with_tbi1(true).with_tcma0(true);
+            sys.tcr_el2 = TcrEl2::new().with_mtx(true);
+        });
+        assert_eq!(
+            [el0.tagged, el1.tagged, el2.tagged],
+            [[false, true], [false, true], [true, true]]
+        );
+        assert_eq!(
+            [el0.tcma, el1.tcma, el2.tcma],
+            [[true, false], [true, false], [false, false]]
+        );
+
+        let [_, el1, el2] = controls(|sys| {
+            sys.tcr_el1 = TcrEl1::new().with_mtx0(true).with_tcma1(true);
+            sys.tcr_el2 = TcrEl2::new().with_tcma(true);
+        });
+        assert_eq!([el1.tagged, el2.tagged], [[true, false], [false, false]]);
+        assert_eq!([el1.tcma, el2.tcma], [[false, true], [true, true]]);
+    }
+
+    #[test]
+    fn store_only_and_mtx_need_their_features() {
+        let sys = SysRegs {
+            sctlr_el1: SctlrEl1::new().with_tcso(true).with_tcso0(true),
+            sctlr_el2: SctlrEl1::new().with_tcso(true),
+            tcr_el1: TcrEl1::new().with_mtx0(true),
+            ..SysRegs::default()
+        };
+        let other_features = Features::all() - Features::MTE_STORE_ONLY;
+
+        assert!(ElControls::all(&sys, other_features).iter().all(|el| !el.store_only));
+        assert!(
+            ElControls::all(&sys, Features::MTE_STORE_ONLY)
+                .iter()
+                .all(|el| el.store_only)
+        );
+        assert_eq!(ElControls::all(&sys, Features::empty())[1].tagged, [false; 2]);
+        assert_eq!(
+            ElControls::all(&sys, Features::MTE_CANONICAL_TAGS)[1].tagged,
+            [true, false]
+        );
+        assert_eq!(
+            ElControls::all(&sys, Features::MTE_NO_ADDRESS_TAGS)[1].tagged,
+            [true, false]
+        );
+    }
+
+    #[test]
+    fn failed_checks_are_noted_for_the_level_and_half_of_the_access() {
+        for el in 0..3 {
+            let mut cpu = Cpu::with_sync_checks(1, true);
+            cpu.controls[el].tcf = Tcf::Async;
+            let access = AccessDesc::new(AccessKind::Data, el as u8, false, 8);
+
+            assert_eq!(cpu.tag_check_fault(UPPER, &access), Ok(()));
+            assert_eq!(
+                cpu.tfsr.map(u64::from),
+                [0, 1, 2].map(|at| if at == el { 2 } else { 0 })
+            );
+            assert_eq!(cpu.tag_check_fault(LOWER, &access), Ok(()));
+            assert_eq!(u64::from(cpu.tfsr[el]), 3, "bits stay set");
+        }
+    }
+
+    #[test]
+    fn failed_check_without_effect_is_neither_taken_nor_noted() {
+        let mut cpu = Cpu::default();
+        let access = AccessDesc::new(AccessKind::Data, 1, true, 8);
+
+        assert!(!cpu.takes_tag_faults(1));
+        assert_eq!(cpu.tag_check_fault(LOWER, &access), Ok(()));
+        assert_eq!(cpu, Cpu::default());
+    }
+
+    #[test]
+    fn match_all_is_tag_0_below_and_tag_15_above() {
+        let mut cpu = Cpu::with_sync_checks(1, true);
+        cpu.controls[1].tcma = [true; 2];
+        let checked = |va: Va, tag| cpu.is_tag_checked(va.with_tag(Tag::new(tag)), 1, true);
+
+        assert!(!checked(LOWER, 0) && checked(LOWER, 15) && checked(LOWER, 1));
+        assert!(!checked(UPPER, 15) && checked(UPPER, 0) && checked(UPPER, 1));
+    }
+
+    #[test]
+    fn tcf_has_four_encodings() {
+        let all = [Tcf::None, Tcf::Sync, Tcf::Async, Tcf::Asymmetric];
+
+        assert_eq!([0, 1, 2, 3].map(Tcf::from_bits), all);
+    }
+
+    #[test]
+    fn pan_applies_to_accesses_with_the_rights_of_el1() {
+        let cpu = Cpu {
+            pan: true,
+            ..Cpu::default()
+        };
+
+        assert_eq!([0, 1, 2].map(|el| cpu.pan_applies(el)), [false, true, false]);
+        assert!(!Cpu::default().pan_applies(1));
+    }
+}

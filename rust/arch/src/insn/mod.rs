@@ -19,7 +19,7 @@ mod cpu;
 mod dc;
 mod tag_memory;
 #[cfg(test)]
-mod test_guest;
+pub(crate) mod test_guest;
 
 pub use access::{MemOp, Order, load, load_with, probe, store, store_with};
 pub use alu::{addg, gmi, irg, subg, subp, subps};

@@ -8,11 +8,11 @@ use crate::fault::{Fault, FaultKind, Stage};
 use crate::{PageTags, Tag};
 
 /// The first page of the guest.
-pub(super) const BASE: u64 = 0x5000_0000;
+pub(crate) const BASE: u64 = 0x5000_0000;
 
 /// What a page of the guest is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Page {
+pub(crate) enum Page {
     Tagged,
     TaggedReadOnly,
     Untagged,
@@ -21,15 +21,16 @@ pub(super) enum Page {
     Unmapped,
 }
 
-pub(super) struct Guest {
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Guest {
     pages: Vec<Page>,
-    pub(super) tags: Vec<PageTags>,
-    pub(super) data: Vec<u8>,
+    pub(crate) tags: Vec<PageTags>,
+    pub(crate) data: Vec<u8>,
 }
 
 impl Guest {
     /// Pages from [`BASE`] on, all data 0xee and all tags 0.
-    pub(super) fn new(pages: &[Page]) -> Self {
+    pub(crate) fn new(pages: &[Page]) -> Self {
         Self {
             pages: pages.to_vec(),
             tags: vec![PageTags::ZERO; pages.len()],
@@ -38,13 +39,13 @@ impl Guest {
     }
 
     /// The same guest with every tag of one page set.
-    pub(super) fn with_tags(mut self, page: usize, tag: Tag) -> Self {
+    pub(crate) fn with_tags(mut self, page: usize, tag: Tag) -> Self {
         self.tags[page].fill(tag);
         self
     }
 
     /// Whether nothing was written: all data still 0xee.
-    pub(super) fn data_is_untouched(&self) -> bool {
+    pub(crate) fn data_is_untouched(&self) -> bool {
         self.data.iter().all(|&byte| byte == 0xee)
     }
 }
@@ -114,11 +115,11 @@ impl Mmu for Guest {
 }
 
 /// An EL1 processor with synchronous tag checks.
-pub(super) fn sync_cpu() -> Cpu {
+pub(crate) fn sync_cpu() -> Cpu {
     Cpu::with_sync_checks(1, true)
 }
 
 /// A pointer into the guest.
-pub(super) fn pointer(offset: u64, tag: u8) -> Va {
+pub(crate) fn pointer(offset: u64, tag: u8) -> Va {
     Va(BASE + offset).with_tag(Tag::new(tag))
 }

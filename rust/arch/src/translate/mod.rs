@@ -126,3 +126,6 @@ const fn updated_desc(regime: &Regime, desc: u64, dirties: bool, dirty: u64) -> 
         (true, true) => dirty | AF,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -270,6 +270,7 @@ fn permission_check_allows_what_s2ap_says_and_names_the_leaf_level() {
         check_s2_permission(&walk, Access::Write),
         Err(fault(FaultKind::Permission, 1))
     );
+    assert_eq!(check_s2_permission(&walk, Access::Fetch), Ok(()));
 }
 
 /// A memory in which every word is some descriptor, drawn from the address and a seed.

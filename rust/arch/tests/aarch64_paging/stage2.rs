@@ -1,11 +1,4 @@
-//! Stage-2 tables that the public `aarch64-paging` crate built, walked by [`walk_stage2`].
-//!
-//! The crate lays out tables with the 4 KiB granule for a machine of its own; it knows nothing of this one, so the two
-//! agree only if both read the architecture alike. Models random mappings, remappings and unmappings of pages and
-//! blocks from each start level. Left out: what the crate cannot build, which is concatenated start tables, level -1, other
-//! granules, and stage 1.
-//!
-//! The invariant: what was mapped is found, with its address, size, type and permissions, and nothing else is.
+//! Stage 2, walked by [`walk_stage2`].
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,29 +7,9 @@ use aarch64_paging::descriptor::{PhysicalAddress, Stage2Attributes};
 use aarch64_paging::paging::{Constraints, MemoryRegion, RootTable, Stage2 as Stage2Regime};
 use aarch64_paging::target::TargetAllocator;
 use proptest::prelude::*;
-use tagvisor_arch::{
-    DescriptorSource, FaultKind, Ipa, MemAttr, PAGE_SIZE, Pa, Stage2, VtcrEl2, VttbrEl2, Walk, WalkFault, walk_stage2,
-};
+use tagvisor_arch::{FaultKind, Ipa, MemAttr, PAGE_SIZE, Pa, Stage2, VtcrEl2, VttbrEl2, Walk, WalkFault, walk_stage2};
 
-const TABLES: u64 = 0x4800_0000;
-const BLOCK_PAGES: u64 = 512;
-/// Pages from the start of each window that are looked at, one by one.
-const WINDOW_PAGES: u64 = 4 * BLOCK_PAGES;
-
-/// The tables as bytes in memory; there is nothing around them.
-struct Image(Vec<u8>);
-
-impl DescriptorSource for Image {
-    fn read_descriptor(&mut self, pa: Pa) -> Option<u64> {
-        let start = usize::try_from(pa.0.checked_sub(TABLES)?).ok()?;
-        let bytes = self.0.get(start..start + 8)?;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    }
-
-    fn write_descriptor(&mut self, pa: Pa, _: u64) {
-        unreachable!("a walk for a hypervisor updates no descriptor, such as that at {pa}");
-    }
-}
+use crate::{BLOCK_PAGES, Image, TABLES, WINDOW_PAGES, pages, pfn};
 
 /// Tables of one start level, and the pages they should map.
 struct Built {
@@ -166,14 +139,8 @@ fn attrs() -> impl Strategy<Value = Stage2Attributes> {
 
 /// A request inside the window that starts at page `base`: some pages, or whole blocks.
 fn request(base: u64) -> impl Strategy<Value = Request> {
-    let some = (0..WINDOW_PAGES - 64, 1..64_u64).prop_map(|(at, len)| at..at + len);
-    let blocks = (0..4_u64, 1..=4_u64).prop_map(|(at, len)| at * BLOCK_PAGES..(at + len).min(4) * BLOCK_PAGES);
-    let pages = prop_oneof![some, blocks];
-    // Frames of 1 TiB and above: the crate subtracts offsets in blocks of up to 512 GiB from them.
-    let block = (0x8_0000..0x10_0000_u64).prop_map(|block| block * BLOCK_PAGES);
-    let pfn = prop_oneof![(1_u64 << 28..1 << 30), block];
     let attrs = prop_oneof![4 => attrs().prop_map(Some), 1 => Just(None)];
-    (pages, pfn, attrs, any::<bool>()).prop_map(move |(pages, pfn, attrs, only_pages)| Request {
+    (pages(), pfn(), attrs, any::<bool>()).prop_map(move |(pages, pfn, attrs, only_pages)| Request {
         pages: base + pages.start..base + pages.end,
         pfn,
         attrs,
