@@ -356,6 +356,123 @@ fn tlbi_below_its_level_is_undefined() {
     assert!(matches!(pe.execute(TLBI_VMALLE1), Err(Stop::Exception(_))));
 }
 
+#[test]
+fn every_tlbi_removes_what_it_names() {
+    // EL2, X0 holds the operand: word, operand, and whether the entry of VA under VMID 3 goes.
+    let page = VA >> 12;
+    let range = |tg: u64, base: u64| tg << 46 | base;
+    let forms = [
+        (0xd508_8760, page, true),                      // vaae1
+        (0xd508_8760, page + 1, false),                 // another page
+        (0xd508_8660, range(1, page), true),            // rvaae1, 4 KiB
+        (0xd508_8660, range(2, VA >> 14), true),        // 16 KiB
+        (0xd508_8660, range(3, (VA >> 16) + 4), false), // 64 KiB, from 256 KiB on
+        (0xd50c_879f, 0, true),                         // alle1
+        (0xd50c_87df, 0, true),                         // vmalls12e1
+        (0xd50c_871f, 0, false),                        // alle2
+        (0xd50c_8720, page, false),                     // vae2
+        (0xd50c_8440, range(1, DATA >> 12), false),     // ripas2e1: entries of both stages stay
+    ];
+    for (word, operand, goes) in forms {
+        let mut pe = with_two_pages(TlbMode::On);
+        under_stage2(&mut pe, 0, 0);
+        assert_eq!(load(&mut pe, 0), Ok(0xaaaa));
+        map(&mut pe, 0, 1, 0);
+
+        pe.core_mut().cpu.el = 2;
+        tlbi(&mut pe, word, operand);
+        pe.core_mut().cpu.el = 1;
+
+        let want = if goes { 0xbbbb } else { 0xaaaa };
+        assert_eq!(load(&mut pe, 0), Ok(want), "{word:#x}, {operand:#x}");
+    }
+}
+
+#[test]
+fn wide_identifiers_have_16_bits_and_a1_takes_the_other_asid() {
+    const A1: u64 = 1 << 22;
+    const AS: u64 = 1 << 36;
+    let asid = |tcr: u64| {
+        let mut pe = element(TlbMode::On);
+        set(&mut pe, "TTBR0_EL1", 0x1234 << 48);
+        set(&mut pe, "TTBR1_EL1", 0x5678 << 48);
+        set(&mut pe, "TCR_EL1", tcr);
+        pe.core().sys().asid()
+    };
+    assert_eq!([0, AS, A1, A1 | AS].map(asid), [0x34, 0x1234, 0x78, 0x5678]);
+
+    let vmid = |hcr: u64, vtcr: u64| {
+        let mut pe = element(TlbMode::On);
+        set(&mut pe, "HCR_EL2", hcr);
+        set(&mut pe, "VTCR_EL2", vtcr);
+        set(&mut pe, "VTTBR_EL2", 0x1234 << 48);
+        pe.core().sys().vmid()
+    };
+    assert_eq!(
+        [vmid(0, 0), vmid(1, 0), vmid(1, 1 << 19)],
+        [None, Some(0x34), Some(0x1234)]
+    );
+}
+
+#[test]
+fn more_contexts_than_are_kept_near_answer_right() {
+    let mut pe = with_two_pages(TlbMode::On);
+    map(&mut pe, 0, 0, NOT_GLOBAL);
+    for asid in (0..100).chain(0..100) {
+        set(&mut pe, "TTBR0_EL1", asid << 48 | TABLES[0]);
+        assert_eq!(load(&mut pe, 0), Ok(0xaaaa), "ASID {asid}");
+    }
+}
+
+#[test]
+fn smaller_entry_beside_a_block_is_reported_when_it_is_made() {
+    let mut pe = element(TlbMode::Check);
+    let block = Pa(TABLES[1] + 8);
+    let table = pe.memory().read_u64(block);
+    // A block that EL0 may not use: an access of EL0 misses it and finds the table that is there by then.
+    pe.memory_mut().write_u64(block, RAM | PAGE & !0b10 & !(1 << 6));
+    load(&mut pe, 0).expect("a block");
+    map(&mut pe, 0, 0, 0);
+    pe.memory_mut().write_u64(block, table);
+
+    pe.core_mut().cpu.el = 0;
+    assert_eq!(load(&mut pe, 0), Ok(0));
+
+    assert_eq!(pe.tlb_reports()[0].what, StaleUse::NotBroken);
+}
+
+#[test]
+fn checks_without_data_answer_like_loads_and_see_msr_at_once() {
+    // msr tco, x1: bit 25.
+    const MSR_TCO_X1: u32 = 0xd51b_42e1;
+    for mode in [TlbMode::Off, TlbMode::On] {
+        let mut pe = with_two_pages(mode);
+        let wrong = Va(VA).with_tag(Tag::new(5));
+        for _ in 0..2 {
+            assert_eq!(pe.check(Va(VA), 8, true), Ok(()));
+            assert_eq!(pe.check(wrong, 8, false).unwrap_err().kind, FaultKind::TagCheck);
+        }
+        pe.core_mut().x[1] = 1 << 25;
+        pe.execute(MSR_TCO_X1).expect("TCO");
+        assert_eq!(pe.check(wrong, 8, true), Ok(()));
+    }
+}
+
+#[test]
+fn checking_leaves_access_flags_to_the_accesses() {
+    let mut pe = with_two_pages(TlbMode::Check);
+    set(&mut pe, "TCR_EL1", 0x19 | 2 << 32 | 3 << 37 | 1 << 39);
+    load(&mut pe, 0).expect("mapped");
+    let entry = Pa(TABLES[2]);
+    let cleared = pe.memory().read_u64(entry) & !(1 << 10);
+    pe.memory_mut().write_u64(entry, cleared);
+
+    load(&mut pe, 0).expect("cached");
+
+    assert_eq!(pe.memory().read_u64(entry), cleared);
+    assert_eq!(pe.tlb_reports(), []);
+}
+
 /// What a random run does.
 #[derive(Clone, Copy, Debug)]
 enum Op {
