@@ -6,7 +6,7 @@
 //!
 //! Invariant: ours and floor get the same records, in one process.
 
-pub use tagvisor_replay::bench::{Checked, roomy_engine};
+pub use tagvisor_replay::bench::{Accesses, Checked, Walks, roomy_engine};
 
 /// The seed of every bench: addresses and tags are the same in each run.
 pub const SEED: u64 = 1;
