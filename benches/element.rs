@@ -28,7 +28,7 @@ fn accesses(criterion: &mut Criterion) {
         group.bench_function("ours", |bencher| bencher.iter(|| setting.load_all()));
         group.bench_function("check", |bencher| bencher.iter(|| setting.check_all()));
         group.bench_function("floor", |bencher| {
-            bencher.iter(|| setting.load_all_by_floor())
+            bencher.iter(|| setting.load_all_by_floor());
         });
         group.finish();
     }
@@ -48,7 +48,7 @@ fn walks(criterion: &mut Criterion) {
     let mut group = group(criterion, "access.walk", setting.count());
     group.bench_function("ours", |bencher| bencher.iter(|| setting.walk_all()));
     group.bench_function("floor", |bencher| {
-        bencher.iter(|| setting.walk_all_by_floor())
+        bencher.iter(|| setting.walk_all_by_floor());
     });
     group.finish();
 }
