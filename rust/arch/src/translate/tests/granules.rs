@@ -215,3 +215,15 @@ fn stage_2_starts_at_the_level_that_sl0_means_for_its_granule() {
         );
     }
 }
+
+#[test]
+fn tables_of_52_bit_addresses_are_aligned_to_64_bytes_however_small() {
+    // Two entries of level 3, 16 bytes; bits 5:2 of the register are address bits 51:48.
+    let mut bench = Bench::new().with_sys(|sys| {
+        sys.tcr_el1 = TcrEl1::new().with_t0sz(47).with_tg0(1).with_ips(6);
+        sys.ttbr0_el1 = S1_TABLES + 0x40 + 0b0100;
+    });
+    bench.tables.words = [(1 << 48 | (S1_TABLES + 0x40), LEAF)].into();
+
+    assert_eq!(bench.translate_at(0x42, &read(1)).map(|found| found.pa), Ok(Pa(0x42)));
+}
