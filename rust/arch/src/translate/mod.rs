@@ -7,7 +7,8 @@
 //! Left out: `HCR_EL2.TGE` and E2H, permission indirection and overlays, Secure and Realm state. The order of checks in a
 //! stage is the pseudocode's (`AArch64.S1Translate`, `AArch64.S2Translate`): walk, alignment that the memory type demands,
 //! permission, then the update of access flag and dirty state, which an access that faults does not make: for the access
-//! flag that is CONSTRAINED UNPREDICTABLE, and QEMU's choice. The invariant: a fault is returned before memory is written.
+//! flag that is CONSTRAINED UNPREDICTABLE, and QEMU's choice. The invariant: a stage that faults has written nothing;
+//! stage 1 may have set a flag before stage 2 refuses the access (`AArch64.FullTranslate`).
 
 mod at;
 mod stage1;

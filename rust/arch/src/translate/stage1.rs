@@ -205,18 +205,13 @@ impl Stage1 {
         MemoryAttributes::from_mair(attr, shareability, half.canonical_tags)
     }
 
-    /// Normal memory is Non-cacheable, and so not Tagged, with `SCTLR_ELx.C` (or I) clear.
+    /// Normal memory is Non-cacheable, and so not Tagged, with `SCTLR_ELx.C` (or I) clear; a fetch never is from Device memory.
     fn as_cached(&self, attrs: MemoryAttributes, access: &AccessDesc) -> MemoryAttributes {
-        let cacheable = if access.kind == AccessKind::Fetch {
-            self.fetch_cacheable
-        } else {
-            self.cacheable
+        let as_it_is = match access.kind {
+            AccessKind::Fetch => self.fetch_cacheable && !attrs.is_device(),
+            _ => self.cacheable || attrs.is_device(),
         };
-        if cacheable || attrs.is_device() {
-            attrs
-        } else {
-            MemoryAttributes::NORMAL_NC
-        }
+        if as_it_is { attrs } else { MemoryAttributes::NORMAL_NC }
     }
 
     /// `AArch64.S1DirectBasePermissions`. `writable` is what the leaf says of writing, or will once it is marked dirty.
