@@ -174,7 +174,8 @@ impl Mmu for PeMmu<'_> {
             });
         }
         let found = self.walk(va, access)?;
-        if self.cache.mode != TlbMode::Off {
+        // What a fetch makes of a memory type is not what data accesses make of it.
+        if self.cache.mode != TlbMode::Off && access.kind != AccessKind::Fetch {
             self.fill(va, access, &found);
         }
         Ok(Translation {

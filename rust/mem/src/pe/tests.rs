@@ -337,6 +337,21 @@ fn fetch_asks_for_execute_permission() {
 }
 
 #[test]
+fn fetch_teaches_the_tlb_nothing_about_data() {
+    for mode in [TlbMode::On, TlbMode::Check] {
+        let mut pe = with_two_pages(mode);
+        pe.memory_mut().set_tag(Pa(DATA), Tag::new(5));
+        pe.core_mut().cpu.el = 0;
+        // Fetches are not cacheable, and so from memory that is not Tagged.
+        set(&mut pe, "SCTLR_EL1", 1 | 1 << 2 | 1 << 38 | 3 << 42);
+
+        pe.fetch(Va(VA)).expect("executable");
+
+        assert_eq!(load(&mut pe, 0), Err(FaultKind::TagCheck), "{mode:?}");
+    }
+}
+
+#[test]
 fn unknown_instruction_is_refused_and_at_fills_par() {
     let mut pe = with_two_pages(TlbMode::Off);
     assert_eq!(pe.execute(0), Err(Stop::NotModelled));
