@@ -12,8 +12,8 @@ mod mmu;
 pub use cache::{StaleUse, TlbMode, TlbReport};
 
 use tagvisor_arch::{
-    Access, AccessDesc, AccessKind, AtKind, Controls, Core, Cpu, Effect, Fault, Features, Level, MemOp, Mmu, PAGE_SIZE,
-    Register, Stage, Stop, SysRegs, Tag, Va, at, insn, par,
+    Access, AccessDesc, AccessKind, AtKind, Controls, Core, Cpu, Effect, Fault, FaultKind, Features, Level, MemOp, Mmu,
+    PAGE_SIZE, Register, Stage, Stop, SysRegs, Tag, Va, at, insn, par,
 };
 
 use crate::phys::PhysMem;
@@ -98,12 +98,28 @@ impl Pe {
         match self.core.execute(&mut mmu, word)? {
             Effect::None => self.hot.forget_state(),
             Effect::Controls => self.work_out_controls(),
-            Effect::At(kind, va) => self.core.par = self.at(kind, va, &mut |_, _| ()),
+            Effect::At(kind, va) => self.translate_for_software(kind, va)?,
             Effect::Tlbi(op) => {
                 mmu.invalidate(op);
                 self.hot.forget_translations();
             }
         }
+        Ok(())
+    }
+
+    /// `AT` as an instruction (`AArch64.AT`): an external abort is taken, and so is a stage-2 fault on a stage-1 table if EL1
+    /// asked, for whom stage 2 does not exist.
+    fn translate_for_software(&mut self, kind: AtKind, va: Va) -> Result<(), Stop> {
+        let found = at(&mut self.mem, &self.controls, kind, va, &mut |_, _| ());
+        if let Err(fault) = found {
+            let external = fault.kind == FaultKind::SyncExternalAbortOnWalk;
+            if external || fault.s1ptw && self.core.cpu.el == 1 {
+                // The core took the instruction for complete.
+                self.core.pc = self.core.pc.wrapping_sub(4);
+                return Err(fault.into());
+            }
+        }
+        self.core.par = par(&found);
         Ok(())
     }
 

@@ -364,6 +364,35 @@ fn unknown_instruction_is_refused_and_at_fills_par() {
 }
 
 #[test]
+fn at_takes_what_par_cannot_tell_software() {
+    const AT_S1E1R_X0: u32 = 0xd508_7800;
+    let mut pe = with_two_pages(TlbMode::Off);
+    under_stage2(&mut pe, 0, 0);
+    pe.core_mut().x[0] = VA;
+    pe.execute(AT_S1E1R_X0).expect("mapped");
+    assert_eq!((pe.core().pc, pe.core().par & 1), (4, 0));
+
+    // The stage-1 table of level 2 is no longer mapped by stage 2.
+    pe.memory_mut().write_u64(Pa(STAGE2[2] + 8), 0);
+    let Err(Stop::Exception(taken)) = pe.execute(AT_S1E1R_X0) else {
+        panic!("EL1 is told nothing of stage 2");
+    };
+    // EC 0x24, CM, S1PTW, WnR, level 3.
+    assert_eq!((taken.taken_to(1), taken.esr(1), taken.far()), (2, 0x9200_01c7, VA));
+    assert_eq!(pe.core().pc, 4);
+    pe.core_mut().cpu.el = 2;
+    pe.execute(AT_S1E1R_X0).expect("EL2 is told in PAR_EL1");
+    assert_eq!(pe.core().par, 0xb0f, "PTW, S, translation fault of level 3");
+
+    set(&mut pe, "TTBR0_EL1", 1 << 38);
+    set(&mut pe, "HCR_EL2", 1 << 31);
+    assert!(
+        matches!(pe.execute(AT_S1E1R_X0), Err(Stop::Exception(_))),
+        "nothing answers at the table"
+    );
+}
+
+#[test]
 fn tlbi_below_its_level_is_undefined() {
     let mut pe = with_two_pages(TlbMode::On);
     pe.core_mut().cpu.el = 0;
