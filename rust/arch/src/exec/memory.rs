@@ -5,7 +5,7 @@
 //! exclusive fails before any check of memory, which the architecture allows. Left out: global monitors, and that another
 //! observer clears one. The invariant: registers change only once memory has agreed.
 
-use super::decode::{Address, Base, Data, Form, Memory, Offset, RegisterForm, Tags};
+use super::instruction::{Address, Base, Data, Form, Memory, Offset, RegisterForm, Tags};
 use super::{Core, Stop};
 use crate::addr::Va;
 use crate::exception::Exception;

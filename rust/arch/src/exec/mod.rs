@@ -7,6 +7,7 @@
 //! does not complete leaves registers and memory as they were, `TFSR_ELx` apart.
 
 mod decode;
+mod instruction;
 mod memory;
 mod registers;
 mod system;
@@ -20,7 +21,7 @@ use crate::fault::Fault;
 use crate::features::Features;
 use crate::insn::{Cpu, ElControls, Mmu};
 use crate::regs::SysRegs;
-use decode::{Address, Base, Instruction, Offset};
+use instruction::{Address, Base, Instruction, Offset};
 
 /// The registers of a processing element.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

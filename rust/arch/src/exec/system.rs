@@ -4,7 +4,7 @@
 //! `HCR_EL2.{ATA,TDZ,TID5}`. Left out: other trap controls (`TVM`, `TID3`, `TPCP`, fine-grained traps). The invariant: a
 //! trapped instruction does nothing.
 
-use super::decode::System;
+use super::instruction::System;
 use super::registers::{Access, register_at};
 use super::{Core, Stop};
 use crate::addr::Va;
