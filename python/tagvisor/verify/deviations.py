@@ -22,6 +22,10 @@ is exactly that. Each class was found by comparing every recorded translation wi
     ``DC ZVA`` to Device memory completes, and so do ``DC GVA`` and ``DC GZVA`` without access to
     tags. Arm has an alignment fault
     (``AArch64.S1HasAlignmentFault``, ``AArch64.S2HasAlignmentFault``).
+``qemu-ptw-level``
+    ``HCR_EL2.PTW`` and a stage-1 table in memory that stage 2 makes Device: the permission fault is
+    reported at level 0. Arm has the level of the stage-2 descriptor
+    (``AArch64.S2CheckPermissions``).
 
 None of them changes which accesses are tag checked.
 """
@@ -45,6 +49,13 @@ TG_SHIFT = {0: 14, 1: 30}
 OUTPUT_BITS = (32, 36, 40, 42, 44, 48, 52, 52)
 DC_ZERO = {0xD50B_7420: "ZVA", 0xD50B_7460: "GVA", 0xD50B_7480: "GZVA"}
 ALIGNMENT_FAULT = 0x21
+PERMISSION_FAULT = 0x0C
+PTW = 1 << 2
+PAR_PTW = 1 << 8
+ESR_S1PTW = 1 << 7
+LEVEL_APART = (
+    0x3F << 26 | ESR_S1PTW | 0x3F
+)  # class, S1PTW and status; WnR is QEMU's on a table walk
 ADDRESS_SIZE_LEVEL_1 = 0x01
 
 
@@ -53,7 +64,10 @@ def of_translation(pe: Pe, kind: str, va: int, recorded: int) -> str | None:
     walk = pe.walk(va, kind)
     leaves = [_leaf(walk, stage) for stage in (1, 2)]
     if walk.par & 1:
-        return "qemu-block-oa" if _is_block_beyond(pe, walk) else None
+        if _is_block_beyond(pe, walk):
+            return "qemu-block-oa"
+        ptw = bool(walk.par & PAR_PTW) and _has_ptw_level(pe, walk.par >> 1 & 0x3F)
+        return "qemu-ptw-level" if ptw and recorded == walk.par & ~(3 << 1) else None
     one, two = leaves
     if one is None or two is None:
         return None
@@ -69,12 +83,22 @@ def of_translation(pe: Pe, kind: str, va: int, recorded: int) -> str | None:
     return name if recorded == walk.par & ~(0xFF << 56) | theirs << 56 else None
 
 
-def of_instruction(word: int, ours: Outcome | None, recorded_state: int) -> str | None:
-    """The class of an instruction that completed on QEMU, or None."""
-    refused = ours is not None and ours.dfsc == ALIGNMENT_FAULT
-    if word & ~0x1F in DC_ZERO and refused and recorded_state == 0:
+def of_instruction(pe: Pe, word: int, ours: Outcome | None, recorded: int | None) -> str | None:
+    """The class of an instruction's recorded syndrome (None: it completed) that is QEMU's own."""
+    if ours is None:
+        return None
+    refused = ours.dfsc == ALIGNMENT_FAULT
+    if word & ~0x1F in DC_ZERO and refused and recorded is None:
         return "qemu-zva-device"
+    ptw = bool(ours.esr & ESR_S1PTW) and _has_ptw_level(pe, ours.dfsc)
+    if ptw and recorded is not None and (recorded ^ ours.esr) & LEVEL_APART == ours.dfsc & 3:
+        return "qemu-ptw-level"
     return None
+
+
+def _has_ptw_level(pe: Pe, status: int) -> bool:
+    """Whether a fault on a stage-1 table is a permission fault whose level QEMU may drop."""
+    return bool(pe["HCR_EL2"] & PTW) and status & ~3 == PERMISSION_FAULT and status & 3 != 0
 
 
 def _leaf(walk: Walk, stage: int) -> WalkLevel | None:

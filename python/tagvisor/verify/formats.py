@@ -350,7 +350,8 @@ class Replay:
         except ArgumentError as error:
             self.compare(step, where, _expected(step), f"refused: {error}")
             return
-        deviation = deviations.of_instruction(word, outcome, step.integer("st"))
+        recorded = step.hex("esr") if step.integer("st") else None
+        deviation = deviations.of_instruction(pe, word, outcome, recorded)
         if deviation is not None:
             self.sets_apart(deviation, 1)
             return
