@@ -1,41 +1,31 @@
-"""Vector files: reading them, and replaying them on a processing element.
+"""The formats of vector files, each replayed on a processing element.
 
-Models the six formats of the files: ``mte-seq`` (sequences of tag instructions and checked
-accesses that share state), ``mte-alu`` (tag arithmetic), ``s2-at``, ``s1-at`` and ``s12-at``
-(translations by ``AT``), and ``case`` (registers, memory and tags, then a few operations).
-
-Invariant: every answer in a file is either compared or counted as skipped; what is compared of an
-answer is decided by what the file says and never by what the processing element answers, but for
-QEMU's known deviations, which are set apart (:mod:`tagvisor.verify.deviations`). A row that cannot
-be read is a :class:`tagvisor.VectorError`.
+Models the six formats: ``mte-seq`` (sequences of tag instructions and checked accesses that share
+state), ``mte-alu`` (tag arithmetic), ``s2-at``, ``s1-at`` and ``s12-at`` (translations by ``AT``),
+and ``case`` (registers, memory and tags, then a few operations). Leaves out how an answer is
+judged, which is :mod:`tagvisor.verify.replay`. Invariant: a row is set up by what it says and by
+the format, never by what came before it, except where the format says so.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import time
-import zlib
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tagvisor.errors import ArgumentError, VectorError
-from tagvisor.pe import Outcome, Pe
-from tagvisor.verify import deviations
+from tagvisor.errors import ArgumentError
+from tagvisor.verify.replay import KEPT, Replay, machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-__all__ = ["FORMATS", "Mismatch", "Row", "Tally", "Vectors", "verify"]
+    from tagvisor.pe import Outcome, Pe
+    from tagvisor.verify.replay import Tally
+    from tagvisor.verify.rows import Row, Vectors
 
-VERSION = 1
-KEPT = 10
-"""Of mismatches, how many are kept to be shown."""
+__all__ = ["verify"]
+
 PROGRESS_ROWS = 500
 
-RAM = (0x4000_0000, 1 << 30, "ram")
 # Register bits, named as Arm names them.
 HCR_VM, HCR_DC, HCR_RW = 1, 1 << 12, 1 << 31
 HCR_FWB, HCR_ATA, HCR_DCT = 1 << 46, 1 << 56, 1 << 57
@@ -46,374 +36,18 @@ TCF0_SHIFT, TCF_SHIFT = 38, 40
 SCTLR_EL2 = 0x30C5_0830 | SCTLR_ATA
 TCR_TBI, TCR_TCMA = 3 << 37, 3 << 57
 
-# Syndrome bits.
-EC_UNKNOWN = 0
-ESR_EC, ESR_DFSC, ESR_S1PTW, ESR_WNR = 0x3F << 26, 0x3F, 1 << 7, 1 << 6
-ESR_IL_ISV_ISS = 1 << 25 | 1 << 24 | 0x3FF << 14
-HPFAR_FIPA = 0xFF_FFFF_FFF0
-TFSR_TF0 = 1
-
 # The stage-2 tables of an `mte-seq` file, which the file leaves to its reader.
 SEQ_L1, SEQ_L2, SEQ_L3 = 0x4800_0000, 0x4800_4000, 0x4800_5000
 SEQ_CODE = 0x4040_0000
 SEQ_VTCR = 1 << 31 | 2 << 16 | 3 << 12 | 1 << 10 | 1 << 8 | 1 << 6 | 24
 
-BR_X0 = 0xD61F_0000
 ALU_X1 = 0xDEAD_BEEF_DEAD_BEEF
 GRANULE = 16
-NOTHING_TO_COMPARE = ("R", "C1", "Q2", "Q5")
-"""Quirks of the recorded machine that leave nothing to compare."""
 
 CASE_REGISTERS = {
     **{name: f"{name}_EL2" for name in ("HCR", "VTCR", "VTTBR")},
     **{name: f"{name}_EL1" for name in ("SCTLR", "TCR", "TTBR0", "TTBR1", "MAIR", "GCR", "RGSR")},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """An answer that differs, with what reproduces it."""
-
-    path: str
-    """The file."""
-    line: int
-    """The line, from 1."""
-    where: str
-    """Which answer of the row, in words."""
-    row: str
-    """The row's JSON."""
-    expected: str
-    """The file's answer."""
-    got: str
-    """The processing element's."""
-    context: tuple[str, ...] = ()
-    """Earlier rows that the answer depends on."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What came of a file."""
-
-    path: str
-    """The file."""
-    format: str
-    """Its format."""
-    rows: int = 0
-    """Rows read, without the header."""
-    compared: int = 0
-    """Answers compared, wholly or (quirk ``Q1``) in part."""
-    mismatches: int = 0
-    """Of these, answers that differ."""
-    skipped: int = 0
-    """Answers not compared."""
-    quirks: Counter[str] = field(default_factory=Counter)
-    """Answers of each quirk of the recorded machine."""
-    seconds: float = 0.0
-    """How long it took."""
-    first: list[Mismatch] = field(default_factory=list)
-    """The first mismatches."""
-
-
-class Row:
-    """A row, with its place in the file; reading a field that is not there names both."""
-
-    __slots__ = ("fields", "line", "path", "text")
-
-    def __init__(self, path: str, line: int, text: str, fields: object) -> None:
-        self.path = path
-        self.line = line
-        self.text = text
-        if not isinstance(fields, dict):
-            raise self.wrong("no row", "a JSON object")
-        self.fields: dict[str, Any] = fields
-
-    def wrong(self, problem: str, expected: str) -> VectorError:
-        """What to raise."""
-        return VectorError(self.path, self.line, problem, expected)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.fields
-
-    def _get(self, name: str) -> Any:
-        try:
-            return self.fields[name]
-        except KeyError:
-            raise self.wrong(f"no {name!r}", f"a row with {name!r}") from None
-
-    def hex(self, name: str, default: int | None = None) -> int:
-        """An address, register or word."""
-        if default is not None and name not in self.fields:
-            return default
-        return self._hex(name, self._get(name))
-
-    def _hex(self, name: str, value: object) -> int:
-        if isinstance(value, str) and value.startswith("0x"):
-            try:
-                number = int(value, 16)
-            except ValueError:
-                number = 1 << 64
-            if number < 1 << 64:
-                return number
-        raise self.wrong(f"{name}={value!r}", 'a 64-bit number as "0x..."')
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        """A tag, level, state, flag or count."""
-        value = self._get(name) if default is None else self.fields.get(name, default)
-        if type(value) is not int:
-            raise self.wrong(f"{name}={value!r}", "an integer")
-        return value
-
-    def string(self, name: str) -> str:
-        """Text."""
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise self.wrong(f"{name}={value!r}", "text")
-        return value
-
-    def items(self, name: str) -> list[Any]:
-        """A list of anything."""
-        value = self._get(name)
-        if not isinstance(value, list):
-            raise self.wrong(f"{name}={value!r}", "a list")
-        return value
-
-    def hexes(self, name: str) -> list[int]:
-        """Registers."""
-        return [self._hex(name, value) for value in self.items(name)]
-
-    def pairs(self, name: str) -> list[tuple[int, Any]]:
-        """Physical addresses and what is there."""
-        found = []
-        for pair in self.items(name):
-            if not isinstance(pair, list) or len(pair) != 2:
-                raise self.wrong(f"{pair!r} in {name!r}", "a pair of address and value")
-            found.append((self._hex(name, pair[0]), pair[1]))
-        return found
-
-    def words(self, name: str) -> list[tuple[int, int]]:
-        """Physical addresses and the 64-bit words there."""
-        return [(pa, self._hex(name, value)) for pa, value in self.pairs(name)]
-
-    def row(self, name: str) -> Row:
-        """A row in the row."""
-        return Row(self.path, self.line, self.text, self._get(name))
-
-    def rows(self, name: str) -> list[Row]:
-        """Rows in the row."""
-        return [Row(self.path, self.line, self.text, value) for value in self.items(name)]
-
-    def numbers(self, name: str) -> dict[str, int]:
-        """Named addresses or registers."""
-        inner = self.row(name)
-        return {key: inner.hex(key) for key in inner.fields}
-
-    def nibbles(self, name: str, count: int) -> list[int]:
-        """Tags, a hex digit each."""
-        text = self.string(name)
-        try:
-            found = [int(digit, 16) for digit in text]
-        except ValueError:
-            found = []
-        if len(found) != count:
-            raise self.wrong(f"{name!r} of {len(text)} digits", f"{count} hex digits")
-        return found
-
-
-class Vectors:
-    """A vector file, opened: its header has been read and judged.
-
-    Args:
-        path: The file, JSON lines; gzip when its name ends in ``.gz``.
-
-    Raises:
-        VectorError: It is not a vector file, or of a version or format that is not known.
-        OSError: It cannot be opened.
-    """
-
-    __slots__ = ("format", "header", "path")
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        first = next(self._lines(), None)
-        if first is None:
-            raise VectorError(str(path), 0, "the file is empty", "a vector file")
-        header = first.fields
-        if header.get("format") not in FORMATS:
-            problem = f"format {header['format']!r}" if "format" in header else "no format named"
-            raise first.wrong(f"not a vector file: {problem}", "one of " + ", ".join(FORMATS))
-        if header.get("version") != VERSION:
-            raise first.wrong(f"version {header.get('version')!r}", f"version {VERSION}")
-        self.header = first
-        self.format: str = header["format"]
-
-    def _lines(self) -> Iterator[Row]:
-        path = str(self.path)
-        number = 0
-        try:
-            opened = gzip.open if self.path.suffix == ".gz" else open
-            with opened(self.path, "rt", encoding="utf-8") as lines:
-                for number, line in enumerate(lines, 1):
-                    text = line.rstrip("\n")
-                    yield Row(path, number, text, json.loads(text))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            problem = "not JSON" if number > 1 else "not a vector file: no JSON"
-            raise VectorError(path, number, problem, "a JSON object on each line") from None
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise VectorError(path, 0, f"damaged: {error}", "a whole gzip file") from None
-
-    def __iter__(self) -> Iterator[Row]:
-        rows = self._lines()
-        next(rows, None)
-        return rows
-
-
-class Replay:
-    """A replay of one file; the formats below derive from it."""
-
-    def __init__(self, vectors: Vectors) -> None:
-        self.header = vectors.header
-        self.tally = Tally(str(vectors.path), vectors.format)
-        self.pe = machine()
-
-    def row(self, row: Row) -> None:
-        """Replay one row."""
-        raise NotImplementedError
-
-    def end(self) -> None:
-        """After the last row."""
-
-    def context(self) -> tuple[str, ...]:
-        """Earlier rows that the row depends on."""
-        return ()
-
-    def setup(self, values: dict[str, int]) -> None:
-        """Set registers."""
-        for name, value in values.items():
-            self.pe[name] = value
-
-    def skips(self, row: Row, answers: int) -> bool:
-        """Count a row or operation with a quirk; true when there is nothing to compare."""
-        if "quirk" not in row:
-            return False
-        quirk = row.string("quirk")
-        if quirk == "Q1":
-            self.tally.quirks[quirk] += answers
-            return False
-        if quirk not in NOTHING_TO_COMPARE:
-            raise row.wrong(f"quirk {quirk!r}", "one of Q1, " + ", ".join(NOTHING_TO_COMPARE))
-        self.sets_apart(quirk, answers)
-        return True
-
-    def sets_apart(self, quirk: str, answers: int) -> None:
-        """Count answers that are the recorded machine's own."""
-        self.tally.quirks[quirk] += answers
-        self.tally.skipped += answers
-
-    def compare(self, row: Row, where: str, expected: str, got: str) -> None:
-        """Count an answer, and keep it when it differs."""
-        tally = self.tally
-        tally.compared += 1
-        if expected == got:
-            return
-        tally.mismatches += 1
-        if len(tally.first) < KEPT:
-            found = Mismatch(row.path, row.line, where, row.text, expected, got, self.context())
-            tally.first.append(found)
-
-    def at(self, row: Row, where: str, kind: str, va: int, par: int) -> None:
-        """``AT`` against the word that is expected in PAR_EL1."""
-        got = self._par(va, kind)
-        if got != f"PAR_EL1 {par:#x}":
-            deviation = deviations.of_translation(self.pe, kind, va, par)
-            if deviation is not None:
-                self.sets_apart(deviation, 1)
-                return
-        self.compare(row, where, f"PAR_EL1 {par:#x}", got)
-
-    def _par(self, va: int, kind: str) -> str:
-        try:
-            return f"PAR_EL1 {self.pe.at(va, kind):#x}"
-        except ArgumentError as error:
-            return f"refused: {error}"
-
-    def step(self, step: Row, where: str) -> None:
-        """One instruction: ``el``, ``ins``, ``word``, ``x``, ``tco`` and its outcome."""
-        pe = self.pe
-        pe["EL"] = step.integer("el")
-        pe["TCO"] = step.integer("tco") << 25
-        x = (*step.hexes("x"), 0, 0, 0)[:3]
-        for number, value in enumerate(x):
-            pe[f"X{number}"] = value
-        word = step.hex("word")
-        try:
-            outcome = pe.fetch(x[0]) if word == BR_X0 else pe.execute(word)
-        except ArgumentError as error:
-            self.compare(step, where, _expected(step), f"refused: {error}")
-            return
-        recorded = step.hex("esr") if step.integer("st") else None
-        deviation = deviations.of_instruction(pe, word, outcome, recorded)
-        if deviation is not None:
-            self.sets_apart(deviation, 1)
-            return
-        partly = step.fields.get("quirk") == "Q1"
-        self.compare(step, where, _expected(step), _got(pe, step, x[0], outcome, partly=partly))
-
-
-def _expected(step: Row) -> str:
-    """A step's recorded outcome, as :func:`_got` writes it."""
-    state = step.integer("st")
-    partly = step.fields.get("quirk") == "Q1"
-    if state == 0:
-        parts = ["completes"]
-        parts += [f"X{n} {step.hex(f'x{n}'):#x}" for n in (1, 2) if f"x{n}" in step]
-    else:
-        esr = step.hex("esr")
-        mask = _esr_mask(esr, partly=partly)
-        parts = [f"to EL{state}", f"ESR {esr & mask:#x} (of {mask:#x})"]
-        if _has_far(esr, partly=partly):
-            parts.append(f"FAR {step.hex('far'):#x}")
-            if state == 2:
-                parts.append(f"HPFAR {step.hex('hpfar') & HPFAR_FIPA:#x}")
-    if not partly:
-        parts += [
-            f"{name} {step.integer(name.lower(), 0) & TFSR_TF0}" for name in ("TFSR", "TFSRE0")
-        ]
-    return ", ".join(parts)
-
-
-def _got(pe: Pe, step: Row, x0: int, outcome: Outcome | None, *, partly: bool) -> str:
-    """What the processing element answered, of what the step's recorded outcome says."""
-    if outcome is None:
-        parts = ["completes"]
-        # Where an exception was expected, there is no list of registers to go by.
-        parts += [f"X{n} {pe[f'X{n}']:#x}" for n in (1, 2) if f"x{n}" in step]
-        if pe["X0"] != x0:
-            parts.append(f"X0 {pe['X0']:#x}, which never changes")
-    else:
-        recorded = step.hex("esr", outcome.esr)
-        mask = _esr_mask(recorded, partly=partly)
-        parts = [f"to EL{outcome.taken_to}", f"ESR {outcome.esr & mask:#x} (of {mask:#x})"]
-        if _has_far(recorded, partly=partly):
-            parts.append(f"FAR {outcome.far:#x}")
-            if outcome.taken_to == 2:
-                parts.append(f"HPFAR {outcome.hpfar & HPFAR_FIPA:#x}")
-    if not partly:
-        parts += [f"{name} {pe[f'{name}_EL1'] & TFSR_TF0}" for name in ("TFSR", "TFSRE0")]
-    return ", ".join(parts)
-
-
-def _esr_mask(esr: int, *, partly: bool) -> int:
-    """Which bits of a recorded syndrome are to be compared."""
-    if esr & ESR_EC == EC_UNKNOWN:
-        return ESR_EC
-    if partly:
-        return ESR_EC | ESR_DFSC
-    mask = ESR_EC | ESR_IL_ISV_ISS | ESR_DFSC | ESR_S1PTW
-    return mask if esr & ESR_S1PTW else mask | ESR_WNR
-
-
-def _has_far(esr: int, *, partly: bool) -> bool:
-    return not partly and esr & ESR_EC != EC_UNKNOWN
 
 
 class Sequences(Replay):
@@ -656,11 +290,6 @@ FORMATS: dict[str, type[Replay]] = {
     "s12-at": Translations,
 }
 """The formats, and what replays each."""
-
-
-def machine() -> Pe:
-    """The machine on which the files were recorded, as far as they reach: all memory 0."""
-    return Pe([RAM])
 
 
 def _write(pe: Pe, words: Any) -> None:

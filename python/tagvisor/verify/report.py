@@ -15,7 +15,9 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tagvisor._console import console
-from tagvisor.verify.formats import KEPT, Vectors, verify
+from tagvisor.verify.formats import verify
+from tagvisor.verify.replay import KEPT
+from tagvisor.verify.rows import Vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
-    from tagvisor.verify.formats import Mismatch, Tally
+    from tagvisor.verify.replay import Mismatch, Tally
 
 __all__ = ["print_report", "totals", "verify_with_progress"]
 

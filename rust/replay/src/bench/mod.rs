@@ -122,7 +122,7 @@ pub const BENCHMARKS: [Benchmark; 13] = [
         unit: "page",
         summary: "a page's 256 tags filled; floor: memory fill of 128 bytes",
         goal_ratio: 1.3,
-        qemu: "282 ns (256 STG by DC GVA, user mode 7.2)",
+        qemu: "282 ns (DC GVA, user mode 7.2)",
         measure: |_| tags::fill(),
     },
     Benchmark {
