@@ -48,8 +48,14 @@ impl Pages {
     pub(super) fn data(&self, frame: u32) -> &PageData {
         match &self.own[frame as usize] {
             Some(own) => own,
-            None => self.shared[frame as usize].as_deref().unwrap_or(&ZERO_PAGE),
+            None => self.not_own(frame),
         }
+    }
+
+    /// Out of line, so that the way to own pages is straight.
+    #[cold]
+    fn not_own(&self, frame: u32) -> &PageData {
+        self.shared[frame as usize].as_deref().unwrap_or(&ZERO_PAGE)
     }
 
     /// The bytes to change, this memory's own from now on.
