@@ -8,6 +8,11 @@
 //! Left out: 128-bit descriptors, `FEAT_BBM`'s nT bit, faults of a misprogrammed contiguous bit (IMPLEMENTATION DEFINED; not
 //! taken). The invariant: one descriptor is read per level, and nothing is allocated.
 
+mod last_table;
+
+pub(crate) use last_table::Under;
+pub use last_table::{LastTable, TableKey};
+
 use std::ops::Deref;
 
 use thiserror::Error;
@@ -37,6 +42,21 @@ pub trait DescriptorSource {
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64>;
     /// Replaces the word at `pa`, which was read before: hardware update of access flag or dirty state.
     fn write_descriptor(&mut self, pa: Pa, desc: u64);
+    /// How many changes there were to words that [`read_descriptor`](Self::read_descriptor) gave, or to what is online. May
+    /// count others too.
+    fn changes(&self) -> u64 {
+        0
+    }
+    /// What was kept with this key, if anything is.
+    fn kept_table(&self, _key: &TableKey) -> Option<LastTable> {
+        None
+    }
+    /// Keeps a table that has a word at `pa`, or does not. The key was made before the walk.
+    fn keep_table(&mut self, _key: TableKey, _table: LastTable, _pa: Pa) {}
+    /// The word at an offset into a table just given by [`kept_table`](Self::kept_table). Nothing that is kept depends on it.
+    fn read_kept(&self, _table: &LastTable, _offset: u64) -> u64 {
+        0
+    }
 }
 
 /// The geometry of one walk (`S1TTWParams`, `S2TTWParams`).
@@ -89,9 +109,11 @@ pub struct Level {
 /// What a walk found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The last step, whose descriptor maps the input.
-    pub leaf: Level,
-    /// Where the leaf descriptor lies in the address space of the tables.
+    /// Level of the leaf.
+    pub level: i8,
+    /// The leaf descriptor, which maps the input.
+    pub desc: u64,
+    /// Where it lies in the address space of the tables.
     pub entry: u64,
     /// The output address, page or block offset included.
     pub address: u64,
@@ -246,10 +268,17 @@ impl Regime {
         }
     }
 
-    /// What the last descriptor read, which maps `2^shift` bytes, maps the input to.
+    /// What the descriptor at `entry`, which maps `2^shift` bytes, maps the input to.
     #[inline]
-    fn leaf(&self, leaf: Level, shift: u32, entry: u64, input: u64, table_bits: u64) -> Result<Found, WalkFault> {
-        let Level { level, desc, .. } = leaf;
+    fn leaf(
+        &self,
+        level: i8,
+        shift: u32,
+        entry: u64,
+        desc: u64,
+        input: u64,
+        table_bits: u64,
+    ) -> Result<Found, WalkFault> {
         let address = self.address(desc, shift) + (input & mask(shift));
         // The whole output address counts, not only the leaf's base (`StageOA`). QEMU 10.0.2 looks at the base, which shows for
         // 64 KiB blocks of level 1 (C1 in the recorded vectors).
@@ -264,7 +293,8 @@ impl Regime {
             self.contiguous_bits(level)
         };
         Ok(Found {
-            leaf,
+            level,
+            desc,
             entry,
             address,
             size: 1 << (shift + joined),
@@ -285,53 +315,47 @@ impl Regime {
 
 /// Translates one input address (`AArch64.S1Walk`, `AArch64.S2Walk`).
 ///
-/// `fetch` reads the descriptor at an address of the tables' space and tells where it physically lies: for stage 1 the
-/// two differ while stage 2 is on. The caller has checked that the input is in range.
+/// `fetch` reads the descriptor at an address of the tables' space: for stage 1 under stage 2 that is no physical one. The
+/// caller has checked that the input is in range.
 #[inline]
 pub fn walk<E: From<WalkFault>>(
     regime: &Regime,
     input: u64,
-    mut fetch: impl FnMut(u64, i8) -> Result<Level, E>,
+    mut fetch: impl FnMut(u64, i8) -> Result<u64, E>,
 ) -> Result<Found, E> {
     let (page_bits, stride) = (regime.granule.bits(), regime.granule.stride());
     let (mut table, mut level, mut shift, mut table_bits) = (regime.table, regime.start_level, regime.start_shift, 0);
     regime.check_output(table, 0)?;
     // At the start level all remaining input bits count, which is concatenation.
     let mut index = (input & mask(regime.input_bits)) >> shift;
-    loop {
+    let (entry, desc) = loop {
         let entry = table + (index << DESCRIPTOR_SHIFT);
-        let step = fetch(entry, level)?;
-        match (step.desc & 0b11, level) {
-            (0b11, LAST) => return Ok(regime.leaf(step, shift, entry, input, table_bits)?),
+        let desc = fetch(entry, level)?;
+        match (desc & 0b11, level) {
+            (0b11, LAST) => break (entry, desc),
             (0b11, _) => {
-                table = regime.address(step.desc, page_bits);
+                table = regime.address(desc, page_bits);
                 regime.check_output(table, level)?;
-                table_bits |= step.desc;
+                table_bits |= desc;
                 level += 1;
                 shift -= stride;
                 index = input >> shift & mask(stride);
             }
-            (0b01, _) if regime.has_block(level) => {
-                return Ok(regime.leaf(step, shift, entry, input, table_bits)?);
-            }
+            (0b01, _) if regime.has_block(level) => break (entry, desc),
             _ => {
                 let kind = FaultKind::Translation;
                 return Err(WalkFault { kind, level }.into());
             }
         }
-    }
+    };
+    Ok(regime.leaf(level, shift, entry, desc, input, table_bits)?)
 }
 
-/// A descriptor at a physical address.
+/// The descriptor at a physical address.
 #[inline]
-pub(crate) fn read_physical<S: DescriptorSource>(src: &mut S, pa: Pa, level: i8) -> Result<Level, WalkFault> {
+pub(crate) fn read_physical<S: DescriptorSource>(src: &mut S, pa: Pa, level: i8) -> Result<u64, WalkFault> {
     let kind = FaultKind::SyncExternalAbortOnWalk;
-    let desc = src.read_descriptor(pa).ok_or(WalkFault { kind, level })?;
-    Ok(Level {
-        level,
-        desc_pa: pa,
-        desc,
-    })
+    src.read_descriptor(pa).ok_or(WalkFault { kind, level })
 }
 
 /// The bits that `TnSZ` leaves: at most 48, or 52 where tables may be that large, and at least what `FEAT_TTST` allows
@@ -432,15 +456,15 @@ pub fn walk_stage2<S: DescriptorSource>(src: &mut S, regime: &Stage2, ipa: Ipa) 
     }
     let mut levels = Levels::default();
     let found = walk(&regime, ipa.0, |entry, level| {
-        let step = read_physical(src, Pa(entry), level)?;
-        levels.push(step);
-        Ok::<_, WalkFault>(step)
+        let (desc_pa, desc) = (Pa(entry), read_physical(src, Pa(entry), level)?);
+        levels.push(Level { level, desc_pa, desc });
+        Ok::<_, WalkFault>(desc)
     })?;
     Ok(Walk {
         levels,
         pa: Pa(found.address),
         size: found.size,
-        attrs: S2Attrs::from_desc(found.leaf.desc),
+        attrs: S2Attrs::from_desc(found.desc),
     })
 }
 

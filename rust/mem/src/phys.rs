@@ -17,6 +17,7 @@ use page::{PAGE_BYTES, PageData, Pages, ZERO_PAGE};
 
 mod descriptors;
 mod frames;
+mod last_tables;
 mod page;
 mod tags;
 

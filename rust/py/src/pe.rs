@@ -9,7 +9,9 @@ use std::sync::Mutex;
 
 use numpy::{PyArray1, PyReadonlyArray1, ToPyArray};
 use pyo3::prelude::*;
-use tagvisor_arch::{AtKind, Features, GRANULE_SIZE, PAGE_SIZE, Pa, Register, Stage, Stop, Tag, Va, register};
+use tagvisor_arch::{
+    AtKind, Features, GRANULE_SIZE, Level, PAGE_SIZE, Pa, Register, Stage, Stop, Tag, Untraced, Va, register,
+};
 use tagvisor_mem::{Pe as Element, Region, RegionKind, StaleUse, TlbMode};
 
 use crate::enter::{enter, quick};
@@ -244,7 +246,7 @@ impl Pe {
     /// `AT`: `PAR_EL1`.
     fn _par(&self, py: Python<'_>, kind: &str, va: u64) -> PyResult<u64> {
         let kind = at_kind(kind)?;
-        self.with(py, |element| element.at(kind, Va(va), &mut |_, _| ()))
+        self.with(py, |element| element.at(kind, Va(va), &mut Untraced))
     }
 
     /// `AT` with every descriptor that was read.
@@ -252,7 +254,7 @@ impl Pe {
         let kind = at_kind(kind)?;
         self.with(py, |element| {
             let mut steps = Vec::new();
-            let par = element.at(kind, Va(va), &mut |stage, step| {
+            let par = element.at(kind, Va(va), &mut |stage, step: Level| {
                 let stage = if stage == Stage::One { 1 } else { 2 };
                 steps.push((stage, step.level, step.desc_pa.0, step.desc));
             });
@@ -269,7 +271,7 @@ impl Pe {
     ) -> PyResult<Bound<'py, PyArray1<u64>>> {
         let kind = at_kind(kind)?;
         let pars = self.each(py, slice("vas", &vas)?, |element, va| {
-            element.at(kind, Va(va), &mut |_, _| ())
+            element.at(kind, Va(va), &mut Untraced)
         })?;
         Ok(pars.to_pyarray(py))
     }

@@ -3,11 +3,11 @@
 //! Models `AT S1E0*`, `S1E1*`, `S1E2*`, `S12E0*` and `S12E1*`. Left out: `AT S1E1*P` (PAN) and 128-bit `PAR_EL1`. The invariant:
 //! `AT` sets access flags like a load, but never dirty state.
 
-use super::{Controls, Translated, stage1, translate};
+use super::{Controls, Trace, Translated, through};
 use crate::access::{AccessDesc, AccessKind};
 use crate::addr::Va;
 use crate::fault::{Fault, Stage};
-use crate::walk::{DescriptorSource, Level};
+use crate::walk::DescriptorSource;
 
 /// An `AT` instruction: which stages, whose permissions, read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,13 +54,9 @@ pub fn at<S: DescriptorSource>(
     controls: &Controls,
     kind: AtKind,
     va: Va,
-    trace: &mut impl FnMut(Stage, Level),
+    trace: &mut impl Trace,
 ) -> Result<Translated, Fault> {
-    if kind.both {
-        translate(src, controls, va, &kind.access(), trace)
-    } else {
-        stage1::translate(src, controls, va, &kind.access(), trace)
-    }
+    through(src, controls, kind.both, va, &kind.access(), trace)
 }
 
 /// `PAR_EL1` for the outcome of a translation (`AArch64.EncodePAR`). NS reads as 1 and bit 11 is RES1.

@@ -91,6 +91,32 @@ pub struct Translated {
     pub not_global: bool,
 }
 
+/// Who looks at the descriptors that translation reads.
+pub trait Trace {
+    /// Whether anybody does. If not, reads may be left out whose outcome is known.
+    const LOOKS: bool;
+    /// One was read.
+    fn see(&mut self, stage: Stage, level: Level);
+}
+
+impl<F: FnMut(Stage, Level)> Trace for F {
+    const LOOKS: bool = true;
+
+    fn see(&mut self, stage: Stage, level: Level) {
+        self(stage, level);
+    }
+}
+
+/// Nobody looks.
+#[derive(Clone, Copy, Debug)]
+pub struct Untraced;
+
+impl Trace for Untraced {
+    const LOOKS: bool = false;
+
+    fn see(&mut self, _: Stage, _: Level) {}
+}
+
 /// Translates for an access (`AArch64.FullTranslate`). `trace` sees every descriptor that is read.
 ///
 /// # Errors
@@ -101,11 +127,29 @@ pub fn translate<S: DescriptorSource>(
     controls: &Controls,
     va: Va,
     access: &AccessDesc,
-    trace: &mut impl FnMut(Stage, Level),
+    trace: &mut impl Trace,
 ) -> Result<Translated, Fault> {
-    let one = stage1::translate(src, controls, va, access, trace)?;
+    through(src, controls, true, va, access, trace)
+}
+
+/// Translates through stage 1, and through stage 2 if `both` and there is one.
+#[inline]
+fn through<S: DescriptorSource>(
+    src: &mut S,
+    controls: &Controls,
+    both: bool,
+    va: Va,
+    access: &AccessDesc,
+    trace: &mut impl Trace,
+) -> Result<Translated, Fault> {
+    let regime = controls.stage1(access.el);
+    let one = if regime.enabled {
+        stage1::translate(src, controls, va, access, trace)?
+    } else {
+        regime.disabled(va, access)?
+    };
     match &controls.stage2 {
-        Some(stage2) if access.el != 2 => {
+        Some(stage2) if both && access.el != 2 => {
             let two = stage2.translate(src, one.ipa, one.attrs, va, access, trace)?;
             Ok(Translated {
                 size: two.size.min(one.size),

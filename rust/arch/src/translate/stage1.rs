@@ -5,14 +5,14 @@
 //! a table is never read before stage 2 has agreed.
 
 use super::stage2::Stage2Controls;
-use super::{AF, Controls, DBM, Translated, updated_desc};
+use super::{AF, Controls, DBM, Trace, Translated, updated_desc};
 use crate::access::{AccessDesc, AccessKind, Grants};
 use crate::addr::{Ipa, PA_MAX_BITS, Pa, Va};
 use crate::attr::{MemTag, MemoryAttributes, Shareability};
 use crate::fault::{Fault, FaultKind, Stage};
 use crate::features::Features;
 use crate::regs::SysRegs;
-use crate::walk::{DescriptorSource, Found, Level, Regime, WalkFault, read_physical, walk};
+use crate::walk::{DescriptorSource, Found, LastTable, Level, Regime, TableKey, Under, WalkFault, read_physical, walk};
 
 /// `AP[2]`: read-only.
 const AP2: u64 = 1 << 7;
@@ -240,7 +240,7 @@ impl Stage1 {
     }
 
     /// With stage 1 off the address is its own output (`AArch64.S1DisabledOutput`).
-    fn disabled(&self, va: Va, access: &AccessDesc) -> Result<Translated, Fault> {
+    pub(super) fn disabled(&self, va: Va, access: &AccessDesc) -> Result<Translated, Fault> {
         let half = self.half(va);
         let address = half.flat_address(va);
         if address >> PA_MAX_BITS != 0 {
@@ -287,16 +287,10 @@ pub(super) fn translate<S: DescriptorSource>(
     controls: &Controls,
     va: Va,
     access: &AccessDesc,
-    trace: &mut impl FnMut(Stage, Level),
+    trace: &mut impl Trace,
 ) -> Result<Translated, Fault> {
     let one = controls.stage1(access.el);
-    if !one.enabled {
-        return one.disabled(va, access);
-    }
-    let fault = |kind, level| Fault {
-        level,
-        ..access.fault(kind, Stage::One, va)
-    };
+    let fault = |kind, level| fault_of(access, va, kind, level);
     let half = one.half(va);
     let Some(regime) = one.regime(half, va, access.el) else {
         return Err(fault(FaultKind::Translation, 0));
@@ -308,11 +302,11 @@ pub(super) fn translate<S: DescriptorSource>(
         access,
         trace,
     };
-    let found = walk(regime, va.0, |entry, level| tables.fetch(entry, level)).map_err(|refused| match refused {
+    let found = tables.walk(regime).map_err(|refused| match refused {
         Refused::Walk(WalkFault { kind, level }) => fault(kind, level),
         Refused::Stage2(fault) => *fault,
     })?;
-    let Level { level, desc, .. } = found.leaf;
+    let Found { level, desc, .. } = found;
     let table = if half.hpd { 0 } else { found.table_bits };
     let attrs = one.attributes(half, regime, desc);
     if attrs.is_device() && access.misaligned_for_device() {
@@ -333,7 +327,7 @@ pub(super) fn translate<S: DescriptorSource>(
     }
     let updated = updated_desc(regime, desc, access.dirties(), desc & !AP2);
     if updated != desc {
-        tables.update(&found, updated)?;
+        tables.update(&found, updated).map_err(|fault| *fault)?;
     }
     Ok(Translated {
         pa: Pa(found.address),
@@ -344,6 +338,14 @@ pub(super) fn translate<S: DescriptorSource>(
         grants: one.grants(updated, table, updated & AP2 == 0),
         not_global: one.unprivileged && desc & NG != 0,
     })
+}
+
+#[cold]
+fn fault_of(access: &AccessDesc, va: Va, kind: FaultKind, level: i8) -> Fault {
+    Fault {
+        level,
+        ..access.fault(kind, Stage::One, va)
+    }
 }
 
 /// Why a stage-1 walk stopped: by itself, or because stage 2 refused a table.
@@ -367,20 +369,42 @@ struct Tables<'a, S, T> {
     trace: &'a mut T,
 }
 
-impl<S: DescriptorSource, T: FnMut(Stage, Level)> Tables<'_, S, T> {
+impl<S: DescriptorSource, T: Trace> Tables<'_, S, T> {
+    /// The walk, from the last table on if memory knows which that is.
     #[inline]
-    fn fetch(&mut self, entry: u64, level: i8) -> Result<Level, Refused> {
-        let pa = self
-            .locate(entry, false)
-            .map_err(|fault| Refused::Stage2(Box::new(fault)))?;
-        let step = read_physical(self.src, pa, level)?;
-        (self.trace)(Stage::One, step);
-        Ok(step)
+    fn walk(&mut self, regime: &Regime) -> Result<Found, Refused> {
+        if T::LOOKS {
+            return Ok(self.walk_all_levels(regime)?.0);
+        }
+        let under = self.under.map_or_else(Under::default, Stage2Controls::id);
+        let key = TableKey::new(self.src, regime, self.va.0, under);
+        if let Some(table) = self.src.kept_table(&key) {
+            return Ok(table.walk(self.src, regime, self.va.0)?);
+        }
+        let (found, pa) = self.walk_all_levels(regime)?;
+        if let Some(table) = LastTable::of(regime, &found) {
+            self.src.keep_table(key, table, pa);
+        }
+        Ok(found)
+    }
+
+    /// What the walk finds, and where the leaf's descriptor physically lies.
+    #[inline(never)]
+    fn walk_all_levels(&mut self, regime: &Regime) -> Result<(Found, Pa), Refused> {
+        let mut leaf_pa = Pa(0);
+        let found = walk(regime, self.va.0, |entry, level| {
+            let desc_pa = self.locate(entry, false).map_err(Refused::Stage2)?;
+            let desc = read_physical(self.src, desc_pa, level)?;
+            self.trace.see(Stage::One, Level { level, desc_pa, desc });
+            leaf_pa = desc_pa;
+            Ok::<_, Refused>(desc)
+        })?;
+        Ok((found, leaf_pa))
     }
 
     /// Where an entry physically lies; `update` when hardware is going to write it.
     #[inline]
-    fn locate(&mut self, entry: u64, update: bool) -> Result<Pa, Fault> {
+    fn locate(&mut self, entry: u64, update: bool) -> Result<Pa, Box<Fault>> {
         match self.under {
             None => Ok(Pa(entry)),
             Some(under) => under.locate(self.src, Ipa(entry), update, self.va, self.access, self.trace),
@@ -388,7 +412,7 @@ impl<S: DescriptorSource, T: FnMut(Stage, Level)> Tables<'_, S, T> {
     }
 
     /// Writes the leaf's descriptor back.
-    fn update(&mut self, found: &Found, desc: u64) -> Result<(), Fault> {
+    fn update(&mut self, found: &Found, desc: u64) -> Result<(), Box<Fault>> {
         debug_assert_ne!(desc & AF, 0, "hardware updates set the access flag");
         let pa = self.locate(found.entry, true)?;
         self.src.write_descriptor(pa, desc);

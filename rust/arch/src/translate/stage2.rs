@@ -4,14 +4,14 @@
 //! type of both stages combined. Left out: what [`translate`](super) leaves out. The invariant: a fault says which IPA was
 //! refused, of the access or of the table.
 
-use super::{DBM, Translated, updated_desc};
+use super::{DBM, Trace, Translated, updated_desc};
 use crate::access::{AccessDesc, Grants, TagUse};
 use crate::addr::{Ipa, Pa, Va};
 use crate::attr::{MemTag, MemoryAttributes, Shareability};
 use crate::fault::{Access, Fault, FaultKind, Stage};
 use crate::features::Features;
 use crate::regs::SysRegs;
-use crate::walk::{DescriptorSource, Found, Level, Regime, WalkFault, read_physical, walk};
+use crate::walk::{DescriptorSource, Found, LastTable, Level, Regime, TableKey, Under, WalkFault, read_physical, walk};
 
 /// `S2AP[0]`: may be read.
 const S2AP_READ: u64 = 1 << 6;
@@ -22,6 +22,8 @@ const S2AP_WRITE: u64 = 1 << 7;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stage2Controls {
     regime: Option<Regime>,
+    /// All that decides where the tables of a stage 1 lie.
+    id: Under,
     fwb: bool,
     ptw: bool,
     cache_disabled: bool,
@@ -31,12 +33,23 @@ pub(super) struct Stage2Controls {
 
 impl Stage2Controls {
     pub(super) fn new(sys: &SysRegs, features: Features) -> Self {
+        let hcr = sys.hcr_el2;
+        let mte_perm = features.contains(Features::MTE_PERM);
+        let regime = Regime::stage2(sys.vtcr_el2, sys.vttbr_el2);
         Self {
-            regime: Regime::stage2(sys.vtcr_el2, sys.vttbr_el2),
-            fwb: sys.hcr_el2.fwb(),
-            ptw: sys.hcr_el2.ptw(),
-            cache_disabled: sys.hcr_el2.cd(),
-            mte_perm: features.contains(Features::MTE_PERM),
+            regime,
+            id: regime.map_or_else(Under::default, |regime| Under {
+                root: regime.table,
+                geometry: regime.geometry()
+                    | u32::from(hcr.ptw()) << 28
+                    | u32::from(hcr.fwb()) << 29
+                    | u32::from(mte_perm) << 30
+                    | 1 << 31,
+            }),
+            fwb: hcr.fwb(),
+            ptw: hcr.ptw(),
+            cache_disabled: hcr.cd(),
+            mte_perm,
             shareability: Shareability::from_bits(sys.vtcr_el2.sh0()),
         }
     }
@@ -50,17 +63,13 @@ impl Stage2Controls {
         stage1: MemoryAttributes,
         va: Va,
         access: &AccessDesc,
-        trace: &mut impl FnMut(Stage, Level),
+        trace: &mut impl Trace,
     ) -> Result<Translated, Fault> {
-        let fault = |kind, level| Fault {
-            level,
-            ipa,
-            ..access.fault(kind, Stage::Two, va)
-        };
+        let fault = |kind, level| fault_of(access, va, ipa, kind, level);
         let (regime, found) = self
             .walk(src, ipa, trace)
             .map_err(|WalkFault { kind, level }| fault(kind, level))?;
-        let Level { level, desc, desc_pa } = found.leaf;
+        let Found { level, desc, .. } = found;
         let (attrs, device) = self.attributes(regime, desc, stage1);
         if device && access.misaligned_for_device() {
             return Err(fault(FaultKind::Alignment, level));
@@ -82,7 +91,7 @@ impl Stage2Controls {
         }
         let updated = updated_desc(regime, desc, access.dirties(), desc | S2AP_WRITE);
         if updated != desc {
-            src.write_descriptor(desc_pa, updated);
+            src.write_descriptor(Pa(found.entry), updated);
         }
         Ok(Translated {
             pa: Pa(found.address),
@@ -95,9 +104,13 @@ impl Stage2Controls {
         })
     }
 
+    /// All that decides where stage-1 tables lie.
+    pub(super) const fn id(&self) -> Under {
+        self.id
+    }
+
     /// Where a stage-1 table entry lies, for a walk that reads it or, with `update`, writes it. A fault (S1PTW) is one of the
     /// access that the walk is for.
-    #[inline]
     pub(super) fn locate<S: DescriptorSource>(
         &self,
         src: &mut S,
@@ -105,18 +118,18 @@ impl Stage2Controls {
         update: bool,
         va: Va,
         access: &AccessDesc,
-        trace: &mut impl FnMut(Stage, Level),
-    ) -> Result<Pa, Fault> {
-        let fault = |kind, level| Fault {
-            level,
-            ipa: entry,
-            s1ptw: true,
-            ..access.fault(kind, Stage::Two, va)
+        trace: &mut impl Trace,
+    ) -> Result<Pa, Box<Fault>> {
+        let fault = |kind, level| {
+            Box::new(Fault {
+                s1ptw: true,
+                ..fault_of(access, va, entry, kind, level)
+            })
         };
         let (regime, found) = self
             .walk(src, entry, trace)
             .map_err(|WalkFault { kind, level }| fault(kind, level))?;
-        let Level { level, desc, desc_pa } = found.leaf;
+        let Found { level, desc, .. } = found;
         let managed = regime.hd && desc & DBM != 0;
         let writable = desc & S2AP_WRITE != 0 || managed;
         let refused = desc & S2AP_READ == 0 || update && !writable || self.ptw && self.is_device(regime, desc);
@@ -125,18 +138,18 @@ impl Stage2Controls {
         }
         let updated = updated_desc(regime, desc, update, desc | S2AP_WRITE);
         if updated != desc {
-            src.write_descriptor(desc_pa, updated);
+            src.write_descriptor(Pa(found.entry), updated);
         }
         Ok(Pa(found.address))
     }
 
-    /// The walk of an IPA that is in range.
+    /// The walk of an IPA that is in range, from the last table on if memory knows which that is.
     #[inline]
-    fn walk<S: DescriptorSource>(
+    fn walk<S: DescriptorSource, T: Trace>(
         &self,
         src: &mut S,
         ipa: Ipa,
-        trace: &mut impl FnMut(Stage, Level),
+        trace: &mut T,
     ) -> Result<(&Regime, Found), WalkFault> {
         const UNMAPPED: WalkFault = WalkFault {
             kind: FaultKind::Translation,
@@ -146,12 +159,32 @@ impl Stage2Controls {
         if ipa.0 >> regime.input_bits != 0 {
             return Err(UNMAPPED);
         }
-        let found = walk(regime, ipa.0, |entry, level| {
-            let step = read_physical(src, Pa(entry), level)?;
-            trace(Stage::Two, step);
-            Ok::<_, WalkFault>(step)
-        })?;
+        if T::LOOKS {
+            return Ok((regime, Self::walk_all_levels(src, regime, ipa, trace)?));
+        }
+        let key = TableKey::new(src, regime, ipa.0, Under::default());
+        if let Some(table) = src.kept_table(&key) {
+            return Ok((regime, table.walk(src, regime, ipa.0)?));
+        }
+        let found = Self::walk_all_levels(src, regime, ipa, trace)?;
+        if let Some(table) = LastTable::of(regime, &found) {
+            src.keep_table(key, table, Pa(found.entry));
+        }
         Ok((regime, found))
+    }
+
+    #[inline(never)]
+    fn walk_all_levels<S: DescriptorSource>(
+        src: &mut S,
+        regime: &Regime,
+        ipa: Ipa,
+        trace: &mut impl Trace,
+    ) -> Result<Found, WalkFault> {
+        walk(regime, ipa.0, |entry, level| {
+            let (desc_pa, desc) = (Pa(entry), read_physical(src, Pa(entry), level)?);
+            trace.see(Stage::Two, Level { level, desc_pa, desc });
+            Ok(desc)
+        })
     }
 
     /// Whether stage 2 makes the memory of a stage-1 table Device.
@@ -194,6 +227,15 @@ impl Stage2Controls {
             (true, true) => desc >> 3 & 0b111 == 0b111,
         };
         no_tag_access && stage1.tags == MemTag::Allocation && access.tags != TagUse::None
+    }
+}
+
+#[cold]
+fn fault_of(access: &AccessDesc, va: Va, ipa: Ipa, kind: FaultKind, level: i8) -> Fault {
+    Fault {
+        level,
+        ipa,
+        ..access.fault(kind, Stage::Two, va)
     }
 }
 

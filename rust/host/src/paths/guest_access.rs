@@ -7,7 +7,8 @@
 //! **Keeps**: an instruction either completes or has no effect.
 
 use tagvisor_arch::{
-    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, Ipa, MemTag, Stage, Translated, Translation, Va, insn, translate,
+    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, Ipa, MemTag, Stage, Translated, Translation, Untraced, Va, insn,
+    translate,
 };
 use tagvisor_mem::{MicroTlbEntry, TlbFlags};
 
@@ -118,7 +119,7 @@ impl Regime for GuestRegime {
     fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault> {
         let vm = self.0.vm;
         let controls = &host.vms[vm.0 as usize].controls;
-        let found = translate(&mut host.mem, controls, ptr, access, &mut |_, _| ())?;
+        let found = translate(&mut host.mem, controls, ptr, access, &mut Untraced)?;
         host.tlb_fill(self.0, ptr, &found);
         let kvm = host.vm(vm);
         let gfn = found.ipa.gfn();

@@ -6,7 +6,7 @@
 
 use tagvisor_arch::{
     AccessDesc, AccessKind, Controls, DescriptorSource, Fault, FaultKind, Granule, Ipa, MemTag, Mmu, PAGE_SHIFT,
-    PAGE_SIZE, Pa, Stage, Tag, TagUse, TlbiOp, Translated, Translation, Va, translate,
+    PAGE_SIZE, Pa, Stage, Tag, TagUse, TlbiOp, Translated, Translation, Untraced, Va, translate,
 };
 
 use super::cache::{Cache, Cached, Contexts, TlbMode, entry_of};
@@ -44,7 +44,7 @@ impl PeMmu<'_> {
 
     /// Walks the tables, as an access does.
     fn walk(&mut self, va: Va, access: &AccessDesc) -> Result<Translated, Fault> {
-        let found = translate(self.mem, self.controls, va, access, &mut |_, _| ())?;
+        let found = translate(self.mem, self.controls, va, access, &mut Untraced)?;
         if self.answers(found.pa) {
             return Ok(found);
         }
@@ -59,7 +59,7 @@ impl PeMmu<'_> {
     /// What the tables say now, without asking for permissions and without updating them.
     fn look(&mut self, va: Va, el: u8) -> Option<Translated> {
         let access = AccessDesc::new(AccessKind::DcClean, el.max(1), false, 1);
-        translate(&mut ReadOnly(self.mem), self.controls, va, &access, &mut |_, _| ()).ok()
+        translate(&mut ReadOnly(self.mem), self.controls, va, &access, &mut Untraced).ok()
     }
 
     fn fill(&mut self, va: Va, access: &AccessDesc, found: &Translated) {

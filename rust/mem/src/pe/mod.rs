@@ -12,8 +12,8 @@ mod mmu;
 pub use cache::{StaleUse, TlbMode, TlbReport};
 
 use tagvisor_arch::{
-    Access, AccessDesc, AccessKind, AtKind, Controls, Core, Cpu, Effect, Fault, FaultKind, Features, Level, MemOp, Mmu,
-    PAGE_SIZE, Register, Stage, Stop, SysRegs, Tag, Va, at, insn, par,
+    Access, AccessDesc, AccessKind, AtKind, Controls, Core, Cpu, Effect, Fault, FaultKind, Features, MemOp, Mmu,
+    PAGE_SIZE, Register, Stop, SysRegs, Tag, Trace, Untraced, Va, at, insn, par,
 };
 
 use crate::phys::PhysMem;
@@ -110,7 +110,7 @@ impl Pe {
     /// `AT` as an instruction (`AArch64.AT`): an external abort is taken, and so is a stage-2 fault on a stage-1 table if EL1
     /// asked, for whom stage 2 does not exist.
     fn translate_for_software(&mut self, kind: AtKind, va: Va) -> Result<(), Stop> {
-        let found = at(&mut self.mem, &self.controls, kind, va, &mut |_, _| ());
+        let found = at(&mut self.mem, &self.controls, kind, va, &mut Untraced);
         if let Err(fault) = found {
             let external = fault.kind == FaultKind::SyncExternalAbortOnWalk;
             if external || fault.s1ptw && self.core.cpu.el == 1 {
@@ -133,7 +133,7 @@ impl Pe {
     }
 
     /// `AT`: `PAR_EL1` for an address, from the tables and not from the TLB. `trace` sees every descriptor that is read.
-    pub fn at(&mut self, kind: AtKind, va: Va, trace: &mut impl FnMut(Stage, Level)) -> u64 {
+    pub fn at(&mut self, kind: AtKind, va: Va, trace: &mut impl Trace) -> u64 {
         par(&at(&mut self.mem, &self.controls, kind, va, trace))
     }
 

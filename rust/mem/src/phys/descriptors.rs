@@ -7,9 +7,10 @@
 //! Invariants: what is kept is what memory holds; it lies in online RAM, in a frame marked as walked. Whoever writes to
 //! such a frame, or changes what is online, says so ([`Descriptors::forget`], [`Descriptors::forget_all`]).
 
-use tagvisor_arch::{DescriptorSource, Pa};
+use tagvisor_arch::{DescriptorSource, LastTable, Pa, TableKey};
 
-use super::PhysMem;
+use super::last_tables::LastTables;
+use super::{PhysMem, WORD};
 use crate::region::RegionKind;
 
 const WORDS: usize = 256;
@@ -38,6 +39,7 @@ impl Word {
 pub(super) struct Descriptors {
     /// None at first, then [`WORDS`] long.
     words: Vec<Word>,
+    last_tables: LastTables,
     reads: u32,
 }
 
@@ -57,21 +59,22 @@ impl Descriptors {
             .map(|word| word.desc)
     }
 
-    /// Keeps a word, if it is time for that; whether it was kept.
-    fn keep(&mut self, pa: Pa, desc: u64) -> bool {
+    /// Keeps a word, if it is time for that.
+    fn keep(&mut self, pa: Pa, desc: u64) {
         if self.words.is_empty() {
             self.reads += 1;
             if self.reads < PATIENCE {
-                return false;
+                return;
             }
             self.words = vec![Word::NONE; WORDS];
+            self.last_tables.make_room();
         }
         self.words[slot(pa)] = Word { pa, desc };
-        true
     }
 
     /// Drops the words that `len` bytes from `pa` on touch.
     pub(super) fn forget(&mut self, pa: Pa, len: u64) {
+        self.last_tables.forget();
         let first = pa.0 / WORD_BYTES;
         let last = (pa.0 + len).div_ceil(WORD_BYTES);
         if last - first > FEW {
@@ -85,6 +88,7 @@ impl Descriptors {
     }
 
     pub(super) fn forget_all(&mut self) {
+        self.last_tables.forget();
         self.words.fill(Word::NONE);
     }
 }
@@ -109,6 +113,27 @@ impl DescriptorSource for PhysMem {
     fn write_descriptor(&mut self, pa: Pa, desc: u64) {
         self.write_u64(pa, desc);
     }
+
+    #[inline]
+    fn changes(&self) -> u64 {
+        self.descriptors.last_tables.changes()
+    }
+
+    #[inline]
+    fn kept_table(&self, key: &TableKey) -> Option<LastTable> {
+        self.descriptors.last_tables.get(key)
+    }
+
+    fn keep_table(&mut self, key: TableKey, table: LastTable, pa: Pa) {
+        if let Some(home) = self.frames.find(pa.pfn()) {
+            self.descriptors.last_tables.keep(key, LastTable { home, ..table });
+        }
+    }
+
+    #[inline]
+    fn read_kept(&self, table: &LastTable, offset: u64) -> u64 {
+        self.frame_word(table.home, offset as usize / WORD)
+    }
 }
 
 impl PhysMem {
@@ -122,10 +147,9 @@ impl PhysMem {
         if !self.regions[self.frames.frame(frame).region as usize].is_walkable() {
             return None;
         }
-        let desc = self.frame_read_u64(frame, pa.page_offset() as usize);
-        if self.descriptors.keep(pa, desc) {
-            self.frames.frame_mut(frame).walked = true;
-        }
+        self.frames.frame_mut(frame).walked = true;
+        let desc = self.frame_word(frame, pa.page_offset() as usize / WORD);
+        self.descriptors.keep(pa, desc);
         Some(desc)
     }
 }

@@ -1,6 +1,6 @@
 //! The recorded machine, set up as the vector files describe it.
 
-use tagvisor_arch::{AtKind, Features, Pa, Stop, Tag, Va, register};
+use tagvisor_arch::{AtKind, Features, Pa, Stop, Tag, Untraced, Va, register};
 use tagvisor_mem::{Pe, Region, TlbMode};
 
 use crate::rows::Row;
@@ -89,7 +89,7 @@ impl Machine {
 
     pub(crate) fn at(&mut self, kind: &str, va: u64) -> u64 {
         let kind = AtKind::parse(kind).unwrap_or_else(|| panic!("AT {kind}"));
-        self.pe.at(kind, Va(va), &mut |_, _| ())
+        self.pe.at(kind, Va(va), &mut Untraced)
     }
 
     /// Runs one recorded step.

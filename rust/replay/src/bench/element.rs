@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use tagvisor_arch::{AtKind, Features, PAGE_SIZE, Pa, Tag, Va, register};
+use tagvisor_arch::{AtKind, Features, PAGE_SIZE, Pa, Tag, Untraced, Va, register};
 use tagvisor_mem::{Pe, Region, TlbMode};
 
 use super::{interleave, time};
@@ -260,7 +260,7 @@ impl Walks {
         };
         let mut sum = 0_u64;
         for &address in &self.addresses {
-            sum = sum.wrapping_add(self.pe.at(kind, Va(address), &mut |_, _| ()) & PAGE);
+            sum = sum.wrapping_add(self.pe.at(kind, Va(address), &mut Untraced) & PAGE);
         }
         sum
     }
