@@ -9,25 +9,23 @@
 //! taken). The invariant: one descriptor is read per level, and nothing is allocated.
 
 mod last_table;
+mod stage2;
 
 pub(crate) use last_table::Under;
 pub use last_table::{LastTable, TableKey};
-
-use std::ops::Deref;
+pub use stage2::{Levels, Stage2, Walk, check_s2_permission, walk_stage2};
 
 use thiserror::Error;
 
-use crate::addr::{Granule, Ipa, PA_MAX_BITS, Pa};
-use crate::desc::{FINAL_LEVEL, S2Attrs};
-use crate::fault::{Access, FaultKind};
+use crate::addr::{Granule, PA_MAX_BITS, Pa};
+use crate::desc::FINAL_LEVEL;
+use crate::fault::FaultKind;
 use crate::regs::{TcrEl1, TcrEl2, VtcrEl2, VttbrEl2};
 
 /// Up to 16 start-level tables of stage 2 may be concatenated, which resolves 4 more bits.
 const MAX_CONCATENATION_BITS: u32 = 4;
 /// Bytes of a descriptor, as a shift.
 const DESCRIPTOR_SHIFT: u32 = 3;
-/// Levels -1 to 3.
-const MAX_LEVELS: usize = 5;
 /// The last level of lookup, `FINAL_LEVEL`, in a number that level -1 fits.
 const LAST: i8 = FINAL_LEVEL.cast_signed();
 const AF: u64 = 1 << 10;
@@ -36,13 +34,13 @@ const CONTIGUOUS: u64 = 1 << 52;
 // Start level 0 and every PS are legal only because the machine is this large (`AArch64.S2InvalidSL`).
 const _: () = assert!(PA_MAX_BITS >= 52);
 
-/// Memory as the table walker sees it.
+/// Memory as the table walker sees it. A memory may keep last-level tables, as [`LastTable`] explains, or leave it at that.
 pub trait DescriptorSource {
     /// The 64-bit little-endian word at `pa`, which is aligned to 8; `None` for an external abort.
     fn read_descriptor(&mut self, pa: Pa) -> Option<u64>;
     /// Replaces the word at `pa`, which was read before: hardware update of access flag or dirty state.
     fn write_descriptor(&mut self, pa: Pa, desc: u64);
-    /// How many changes there were to words that [`read_descriptor`](Self::read_descriptor) gave, or to what is online. May
+    /// How many changes there were to words that [`read_descriptor`](Self::read_descriptor) gave, or to what is online. It may
     /// count others too.
     fn changes(&self) -> u64 {
         0
@@ -392,98 +390,6 @@ const fn granule_of_tg1(tg1: u8) -> Granule {
 /// The low `bits` bits, fewer than 64.
 const fn mask(bits: u32) -> u64 {
     (1 << bits) - 1
-}
-
-/// The steps of a walk, first lookup first; reads like a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Levels {
-    steps: [Level; MAX_LEVELS],
-    len: usize,
-}
-
-impl Levels {
-    fn push(&mut self, step: Level) {
-        self.steps[self.len] = step;
-        self.len += 1;
-    }
-}
-
-impl Deref for Levels {
-    type Target = [Level];
-    fn deref(&self) -> &[Level] {
-        &self.steps[..self.len]
-    }
-}
-
-/// The registers that describe a stage-2 translation regime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Stage2 {
-    /// Geometry.
-    pub vtcr: VtcrEl2,
-    /// Start-level table and VMID.
-    pub vttbr: VttbrEl2,
-}
-
-/// A successful walk of stage 2 alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Walk {
-    /// The descriptors read, the leaf last.
-    pub levels: Levels,
-    /// What the IPA translates to, page or block offset included.
-    pub pa: Pa,
-    /// Bytes the leaf maps.
-    pub size: u64,
-    /// Memory type and permissions of the leaf.
-    pub attrs: S2Attrs,
-}
-
-impl Walk {
-    /// The level of the leaf.
-    pub fn leaf_level(&self) -> i8 {
-        self.levels.last().map_or(LAST, |leaf| leaf.level)
-    }
-}
-
-/// Translates one IPA as a hypervisor does that walks its own tables: no permission check, no hardware update.
-pub fn walk_stage2<S: DescriptorSource>(src: &mut S, regime: &Stage2, ipa: Ipa) -> Result<Walk, WalkFault> {
-    let unmapped = WalkFault {
-        kind: FaultKind::Translation,
-        level: 0,
-    };
-    let regime = Regime::stage2(regime.vtcr, regime.vttbr).ok_or(unmapped)?;
-    if ipa.0 >> regime.input_bits != 0 {
-        return Err(unmapped);
-    }
-    let mut levels = Levels::default();
-    let found = walk(&regime, ipa.0, |entry, level| {
-        let (desc_pa, desc) = (Pa(entry), read_physical(src, Pa(entry), level)?);
-        levels.push(Level { level, desc_pa, desc });
-        Ok::<_, WalkFault>(desc)
-    })?;
-    Ok(Walk {
-        levels,
-        pa: Pa(found.address),
-        size: found.size,
-        attrs: S2Attrs::from_desc(found.desc),
-    })
-}
-
-/// Whether the leaf allows the access (Arm ARM `AArch64.S2CheckPermissions`, direct permissions, data accesses).
-///
-/// Tag reads need read permission and tag writes need write permission, as data does.
-pub fn check_s2_permission(walk: &Walk, access: Access) -> Result<(), WalkFault> {
-    let allowed = match access {
-        Access::Read => walk.attrs.read,
-        Access::Write => walk.attrs.write,
-        Access::Fetch => walk.attrs.exec,
-    };
-    if allowed {
-        return Ok(());
-    }
-    Err(WalkFault {
-        kind: FaultKind::Permission,
-        level: walk.leaf_level(),
-    })
 }
 
 #[cfg(test)]

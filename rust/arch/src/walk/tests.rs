@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::desc::{MemAttr, leaf_desc, table_desc};
+use crate::addr::Ipa;
+use crate::desc::{MemAttr, S2Attrs, leaf_desc, table_desc};
+use crate::fault::Access;
 
 const L1: Pa = Pa(0x4800_0000);
 const L2: Pa = Pa(0x4800_2000);
