@@ -13,6 +13,7 @@
 mod at;
 mod stage1;
 mod stage2;
+mod tables;
 
 pub use at::{AtKind, at, par};
 pub(crate) use stage1::Half;

@@ -1,18 +1,17 @@
 //! Stage 1: what `TCR_ELx`, `TTBRn_ELx`, `MAIR_ELx` and the tables they point to make of a pointer.
 //!
-//! Models the EL1&0 regime with both halves and the EL2 regime, on or off, and the hardware update of descriptors, which
-//! under stage 2 is itself an access that stage 2 may refuse. Left out: what [`translate`](super) leaves out. The invariant:
-//! a table is never read before stage 2 has agreed.
+//! Models the EL1&0 regime with both halves and the EL2 regime, on or off; where the tables lie is [`tables`](super::tables)'s.
+//! Left out: what [`translate`](super) leaves out. The invariant: the update of a leaf is the last thing that may fail.
 
-use super::stage2::Stage2Controls;
-use super::{AF, Controls, DBM, Trace, Translated, updated_desc};
+use super::tables::{Refused, Tables};
+use super::{Controls, DBM, Trace, Translated, updated_desc};
 use crate::access::{AccessDesc, AccessKind, Grants};
 use crate::addr::{Ipa, PA_MAX_BITS, Pa, Va};
 use crate::attr::{MemTag, MemoryAttributes, Shareability};
 use crate::fault::{Fault, FaultKind, Stage};
 use crate::features::Features;
 use crate::regs::SysRegs;
-use crate::walk::{DescriptorSource, Found, LastTable, Level, Regime, TableKey, Under, WalkFault, read_physical, walk};
+use crate::walk::{DescriptorSource, Found, Regime, WalkFault};
 
 /// `AP[2]`: read-only.
 const AP2: u64 = 1 << 7;
@@ -340,82 +339,11 @@ pub(super) fn translate<S: DescriptorSource>(
     })
 }
 
+/// Out of line, where a walk that succeeds does not pay for it.
 #[cold]
 fn fault_of(access: &AccessDesc, va: Va, kind: FaultKind, level: i8) -> Fault {
     Fault {
         level,
         ..access.fault(kind, Stage::One, va)
-    }
-}
-
-/// Why a stage-1 walk stopped: by itself, or because stage 2 refused a table.
-enum Refused {
-    Walk(WalkFault),
-    Stage2(Box<Fault>),
-}
-
-impl From<WalkFault> for Refused {
-    fn from(fault: WalkFault) -> Self {
-        Self::Walk(fault)
-    }
-}
-
-/// The stage-1 tables, wherever stage 2 puts them.
-struct Tables<'a, S, T> {
-    src: &'a mut S,
-    under: Option<&'a Stage2Controls>,
-    va: Va,
-    access: &'a AccessDesc,
-    trace: &'a mut T,
-}
-
-impl<S: DescriptorSource, T: Trace> Tables<'_, S, T> {
-    /// The walk, from the last table on if memory knows which that is.
-    #[inline]
-    fn walk(&mut self, regime: &Regime) -> Result<Found, Refused> {
-        if T::LOOKS {
-            return Ok(self.walk_all_levels(regime)?.0);
-        }
-        let under = self.under.map_or_else(Under::default, Stage2Controls::id);
-        let key = TableKey::new(self.src, regime, self.va.0, under);
-        if let Some(table) = self.src.kept_table(&key) {
-            return Ok(table.walk(self.src, regime, self.va.0)?);
-        }
-        let (found, pa) = self.walk_all_levels(regime)?;
-        if let Some(table) = LastTable::of(regime, &found) {
-            self.src.keep_table(key, table, pa);
-        }
-        Ok(found)
-    }
-
-    /// What the walk finds, and where the leaf's descriptor physically lies.
-    #[inline(never)]
-    fn walk_all_levels(&mut self, regime: &Regime) -> Result<(Found, Pa), Refused> {
-        let mut leaf_pa = Pa(0);
-        let found = walk(regime, self.va.0, |entry, level| {
-            let desc_pa = self.locate(entry, false).map_err(Refused::Stage2)?;
-            let desc = read_physical(self.src, desc_pa, level)?;
-            self.trace.see(Stage::One, Level { level, desc_pa, desc });
-            leaf_pa = desc_pa;
-            Ok::<_, Refused>(desc)
-        })?;
-        Ok((found, leaf_pa))
-    }
-
-    /// Where an entry physically lies; `update` when hardware is going to write it.
-    #[inline]
-    fn locate(&mut self, entry: u64, update: bool) -> Result<Pa, Box<Fault>> {
-        match self.under {
-            None => Ok(Pa(entry)),
-            Some(under) => under.locate(self.src, Ipa(entry), update, self.va, self.access, self.trace),
-        }
-    }
-
-    /// Writes the leaf's descriptor back.
-    fn update(&mut self, found: &Found, desc: u64) -> Result<(), Box<Fault>> {
-        debug_assert_ne!(desc & AF, 0, "hardware updates set the access flag");
-        let pa = self.locate(found.entry, true)?;
-        self.src.write_descriptor(pa, desc);
-        Ok(())
     }
 }
