@@ -4,6 +4,8 @@
 //! type of both stages combined. Left out: what [`translate`](super) leaves out. The invariant: a fault says which IPA was
 //! refused, of the access or of the table.
 
+use std::array;
+
 use super::{DBM, Trace, Translated, updated_desc};
 use crate::access::{AccessDesc, Grants, TagUse};
 use crate::addr::{Ipa, Pa, Va};
@@ -22,11 +24,12 @@ const S2AP_WRITE: u64 = 1 << 7;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Stage2Controls {
     regime: Option<Regime>,
-    /// All that decides where the tables of a stage 1 lie.
+    /// See [`Stage2Controls::id`].
     id: Under,
     fwb: bool,
     ptw: bool,
-    cache_disabled: bool,
+    /// What each `MemAttr[3:0]` says by itself, without FWB; shareability is the descriptor's.
+    own: [MemoryAttributes; 16],
     mte_perm: bool,
     shareability: Shareability,
 }
@@ -48,7 +51,14 @@ impl Stage2Controls {
             }),
             fwb: hcr.fwb(),
             ptw: hcr.ptw(),
-            cache_disabled: hcr.cd(),
+            own: array::from_fn(|mem_attr| {
+                let own = MemoryAttributes::from_stage2(mem_attr as u8, Shareability::Non, mte_perm);
+                if hcr.cd() && !own.is_device() {
+                    MemoryAttributes::NORMAL_NC
+                } else {
+                    own
+                }
+            }),
             mte_perm,
             shareability: Shareability::from_bits(sys.vtcr_el2.sh0()),
         }
@@ -104,7 +114,7 @@ impl Stage2Controls {
         })
     }
 
-    /// All that decides where stage-1 tables lie.
+    /// All that decides where stage-1 tables lie, and whether a walk may read them.
     pub(super) const fn id(&self) -> Under {
         self.id
     }
@@ -205,16 +215,11 @@ impl Stage2Controls {
             let attrs = stage1.forced_by(mem_attr, shareability, self.mte_perm);
             return (attrs, attrs.is_device());
         }
-        let own = MemoryAttributes::from_stage2(mem_attr, shareability, self.mte_perm);
-        let device = own.is_device();
-        let own = if self.cache_disabled && !device {
-            MemoryAttributes {
-                shareability,
-                ..MemoryAttributes::NORMAL_NC
-            }
-        } else {
-            own
+        let own = MemoryAttributes {
+            shareability,
+            ..self.own[usize::from(mem_attr)]
         };
+        let device = own.is_device();
         (stage1.under(own), device)
     }
 
@@ -230,6 +235,7 @@ impl Stage2Controls {
     }
 }
 
+/// Out of line, where a walk that succeeds does not pay for it.
 #[cold]
 fn fault_of(access: &AccessDesc, va: Va, ipa: Ipa, kind: FaultKind, level: i8) -> Fault {
     Fault {
