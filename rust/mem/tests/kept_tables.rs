@@ -5,7 +5,7 @@
 //! registers and memory map in between. Left out: the TLB, which is off.
 
 use proptest::prelude::*;
-use tagvisor_arch::{AtKind, Features, PAGE_SIZE, Pa, Va, register};
+use tagvisor_arch::{AtKind, Features, PAGE_SIZE, Pa, Untraced, Va, register};
 use tagvisor_mem::{Pe, Region, TlbMode};
 
 /// Above what 32 bits can address.
@@ -182,8 +182,8 @@ proptest! {
                     let va = Va(page(number).0);
                     let mut plain = pe.clone();
                     prop_assert_eq!(
-                        pe.at(READ, va, &mut tagvisor_arch::Untraced),
-                        plain.at(READ, va, &mut tagvisor_arch::Untraced)
+                        pe.at(READ, va, &mut Untraced),
+                        plain.at(READ, va, &mut Untraced)
                     );
                     prop_assert_eq!(pe.check(va, 8, write), plain.check(va, 8, write));
                     prop_assert_eq!(words(&pe), words(&plain));

@@ -2,7 +2,7 @@
 //!
 //! Models the walker's view of memory: online memory that is no device. The words it reads again and again (the upper
 //! levels of every walk) are kept by address in a small direct-mapped array, so that one load and a comparison answer.
-//! That is no architectural cache: a store to such a word drops it at once.
+//! That is no architectural cache: a store to such a word drops it at once. So it is with the [`LastTables`] beside them.
 //!
 //! Invariants: what is kept is what memory holds; it lies in online RAM, in a frame marked as walked. Whoever writes to
 //! such a frame, or changes what is online, says so ([`Descriptors::forget`], [`Descriptors::forget_all`]).
@@ -72,7 +72,7 @@ impl Descriptors {
         self.words[slot(pa)] = Word { pa, desc };
     }
 
-    /// Drops the words that `len` bytes from `pa` on touch.
+    /// Drops the words that `len` bytes from `pa` on touch, and every table, which may depend on them.
     pub(super) fn forget(&mut self, pa: Pa, len: u64) {
         self.last_tables.forget();
         let first = pa.0 / WORD_BYTES;

@@ -1,11 +1,11 @@
 //! Last-level tables that walks came to, kept while that is what memory says.
 //!
-//! A walk that misses every TLB reads 19 descriptors through both stages; with the last table of each stage at hand it reads two,
-//! and those two always from memory. Left out: any order of age; a newcomer takes its place.
+//! A walk of 4 levels under 3 reads 19 descriptors; with the last table of each stage at hand it reads two, those of the page,
+//! and those always from memory. Left out: any order of age; a newcomer takes its place.
 //!
 //! Invariant: a table found is one that a walk would come to now. It was kept with the number of changes before its walk, and
-//! each word that walk read lies in a frame marked as walked: who writes to such a frame, or changes what is online, counts
-//! one more ([`LastTables::forget`]). A frame that does not exist reads as zeros, which lead to no table.
+//! each word which that walk read lies in a frame marked as walked: who writes to such a frame, or changes what is online,
+//! counts one more ([`LastTables::forget`]). A frame that does not exist reads as zeros, which lead to no table.
 
 use tagvisor_arch::{LastTable, TableKey};
 
@@ -80,7 +80,7 @@ impl LastTables {
     }
 }
 
-/// Neighbouring tables have slots of their own, and so mostly have both stages' tables of one address.
+/// Neighbouring tables have slots of their own, and so mostly have those of both stages for one address.
 #[inline]
 fn slot(key: &TableKey) -> usize {
     (key.prefix ^ key.root >> 12) as usize % TABLES

@@ -221,7 +221,8 @@ fn beside_loads(setting: &mut Accesses, instruction: fn(&mut Accesses)) -> (f64,
     )
 }
 
-/// Walks of both stages over 16 MiB, at random.
+/// Walks of both stages over 16 MiB, at random. The tables stay as they are, so that ours may begin at the last table of
+/// each stage, as its memory allows while that is exact; the floor reads all 19 descriptors.
 pub struct Walks {
     pe: Pe,
     floor: WalkedMemory,
