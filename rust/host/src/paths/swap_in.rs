@@ -1,16 +1,14 @@
-//! Swap-in, and what frees slots and pages.
+//! Swap-in of anonymous memory.
 //!
-//! **Models** `do_swap_page` (mm/memory.c, the order of 6.5 and later: `arch_swap_restore` before `swap_free`),
-//! `swap_range_free` with `arch_swap_invalidate_page` (mm/swapfile.c), and the end of a page. **Leaves out** read-ahead,
-//! I/O errors, KSM copies and large folios.
+//! **Models** `do_swap_page` (mm/memory.c, the order of 6.5 and later: `arch_swap_restore` before `swap_free`). **Leaves
+//! out** read-ahead, I/O errors, KSM copies and large folios.
 //!
 //! **Keeps**: tags are restored under the page lock, before any PTE maps the page and before the slot can be freed.
 
 use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
-use crate::page::PageFlags;
-use crate::policy::SavedTags;
+use crate::page::{PageFlags, PageMapping};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -63,33 +61,6 @@ pub(super) static DO_SWAP_PAGE: Path = Path {
         },
     ],
 };
-pub(super) static SWAP_RANGE_FREE: Path = Path {
-    name: "swap_range_free",
-    steps: &[
-        Step {
-            name: "arch_swap_invalidate_page",
-            run: arch_swap_invalidate_page,
-        },
-        Step {
-            name: "slot offered again",
-            run: offer_slot,
-        },
-    ],
-};
-pub(super) static FREE_UNREF_PAGE: Path = Path {
-    name: "free_unref_page",
-    steps: &[
-        Step {
-            name: "saved tags no longer needed?",
-            run: erase_at_page_free,
-        },
-        Step {
-            name: "free_pages_prepare",
-            run: free_pages_prepare,
-        },
-    ],
-};
-
 /// The page may still be in the swap cache; else a frame is taken. A synchronous device whose slot is used once bypasses
 /// the swap cache; `SWAP_HAS_CACHE` then only keeps others out (`swapcache_prepare`).
 fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
@@ -107,7 +78,7 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         // Another thread is swapping it in: sleep, then look at the PTE again.
         return Flow::Blocked;
     }
-    let Some(pfn) = host.alloc_anon_page(l.mm, l.va) else {
+    let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
         if l.bypass {
             host.swap.swapcache_clear(entry);
         }
@@ -124,11 +95,7 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn swap_read_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (pfn, entry) = (l.pfn.expect("allocated"), l.entry.expect("called for a swap PTE"));
-    match host.swap.read(entry) {
-        Some(data) => host.mem.write(pfn.base(), data),
-        None => host.mem.zero_page(pfn),
-    }
-    host.stats.swap_ins += 1;
+    host.swap_read(entry, pfn);
     let place = host.place(l.mm, l.va);
     note!(
         host,
@@ -213,14 +180,18 @@ fn sync_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
 }
 
-/// The page is exclusive, so a read fault maps it writable too, but clean: the slot stays valid until it is written.
+/// A page that no other process has is mapped writable by a read fault too, but clean: the slot stays valid until it is
+/// written.
 fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("found");
     let vma = host.mm(l.mm).vma(l.va).map(|(_, v)| *v).expect("mmap_lock is held");
+    let entry = l.entry.expect("called for a swap PTE");
+    let exclusive = host.swap.count(entry) == 0 && host.page(pfn).refcount == 1;
+    host.set_flag(pfn, PageFlags::ANON_EXCLUSIVE, exclusive);
     let pte = Pte::Present {
         pfn,
-        write: vma.prot.contains(Prot::WRITE),
-        dirty: l.write,
+        write: vma.prot.contains(Prot::WRITE) && exclusive,
+        dirty: l.write && exclusive,
         tagged: vma.flags.contains(VmFlags::MTE),
         special: false,
     };
@@ -246,60 +217,5 @@ fn swapcache_clear(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         Flow::Call(PathId::SwapRangeFree, *l)
     } else {
         Flow::Next
-    }
-}
-
-/// K1: every merged kernel erases the saved tags here; only the counterfactual that waits for swapoff does not.
-fn arch_swap_invalidate_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let entry = l.entry.expect("called for a slot");
-    if host.policy.saved_tags_erased != SavedTags::Swapoff {
-        host.mte_invalidate_tags(entry, "slot freed");
-    }
-    Flow::Next
-}
-
-fn offer_slot(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let entry = l.entry.expect("called for a slot");
-    host.swap.offer(entry);
-    host.ledger.slot_offered(entry, host.mte_pages.contains(entry));
-    note!(host, [Key::Slot(entry)], "slot {entry} is free");
-    Flow::Return(0)
-}
-
-/// K1 = page-free: the tags went back to a page; when that page goes, so do they.
-fn erase_at_page_free(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    if let (SavedTags::PageFree, Some(entry), Some(pfn)) = (host.policy.saved_tags_erased, l.entry, l.pfn)
-        && host.page(pfn).flags.contains(PageFlags::RESTORED)
-    {
-        host.mte_invalidate_tags(entry, "page freed");
-    }
-    Flow::Next
-}
-
-/// The page goes back to the allocator: flags cleared, tags left as they are.
-fn free_pages_prepare(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("called for a page");
-    note!(
-        host,
-        [Key::Frame(pfn)],
-        "pfn {:#x} freed, its tags stay in memory",
-        pfn.0
-    );
-    if host.has_flag(pfn, PageFlags::LRU) {
-        host.resident -= 1;
-    }
-    host.drop_unmapped_page(pfn);
-    Flow::Return(0)
-}
-
-impl Host {
-    /// `put_page`: drops a reference; true if it was the last and the page must be freed.
-    pub(crate) fn put_page(&mut self, pfn: tagvisor_arch::Pfn) -> bool {
-        if !self.is_counted(pfn) {
-            return false;
-        }
-        let page = self.page_mut(pfn);
-        page.refcount -= 1;
-        page.refcount == 0 && page.swap.is_none()
     }
 }
