@@ -20,7 +20,7 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 
 use crate::ids::MmId;
 use crate::ops::Op;
-use crate::policy::{HostSync, Policy, Sanitise};
+use crate::policy::{HostSync, Policy, RestoreFlagged, Sanitise};
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
@@ -41,8 +41,10 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::UserMemAbort => &user_mem_abort::USER_MEM_ABORT,
         PathId::SanitiseMteTags => match policy.sanitise {
             Sanitise::TestAndSet => &mte::SANITISE_TEST_AND_SET,
+            Sanitise::GlobalLock => &mte::SANITISE_GLOBAL_LOCK,
             Sanitise::TestClearSet => &mte::SANITISE_TEST_CLEAR_SET,
             Sanitise::Lock => &mte::SANITISE_LOCK,
+            Sanitise::LockSkipZero => &mte::SANITISE_LOCK_SKIP_ZERO,
         },
         PathId::GetUserPages => &fault::GET_USER_PAGES,
         PathId::HandleMmFault => &fault::HANDLE_MM_FAULT,
@@ -50,12 +52,26 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::DoWpPage => &fault::DO_WP_PAGE,
         PathId::DoSwapPage => &swap_in::DO_SWAP_PAGE,
         PathId::MteSyncTags => match policy.host_sync {
-            HostSync::FlagFirst => &mte::SYNC_FLAG_FIRST,
+            HostSync::FlagAlways => &mte::SYNC_FLAG_ALWAYS,
+            HostSync::FlagFirst | HostSync::RestoreLast => &mte::SYNC_FLAG_FIRST,
+            HostSync::GlobalLock => &mte::SYNC_GLOBAL_LOCK,
+            HostSync::ClearFirst => &mte::SYNC_CLEAR_FIRST,
+            HostSync::ClearFirstAlways => &mte::SYNC_CLEAR_FIRST_ALWAYS,
+            HostSync::LockAlways => &mte::SYNC_LOCK_ALWAYS,
             HostSync::Lock => &mte::SYNC_LOCK,
         },
-        PathId::MteRestoreTags => match policy.host_sync {
-            HostSync::FlagFirst => &mte::RESTORE_FLAG_FIRST,
-            HostSync::Lock => &mte::RESTORE_LOCK,
+        PathId::MteRestoreTags => match (policy.restore_flagged, policy.host_sync) {
+            (RestoreFlagged::Overwrite, _) => &mte::RESTORE_OVERWRITE,
+            (_, HostSync::FlagAlways | HostSync::FlagFirst | HostSync::ClearFirst | HostSync::ClearFirstAlways) => {
+                &mte::RESTORE_FLAG_FIRST
+            }
+            (_, HostSync::RestoreLast) => &mte::RESTORE_LAST,
+            (_, HostSync::GlobalLock) => &mte::RESTORE_GLOBAL_LOCK,
+            (_, HostSync::Lock | HostSync::LockAlways) => &mte::RESTORE_LOCK,
+        },
+        PathId::ArchSwapRestore => match policy.restore_flagged {
+            RestoreFlagged::ShmemOverwrites => &mte::RESTORE_OVERWRITE,
+            RestoreFlagged::Never | RestoreFlagged::Overwrite => table(PathId::MteRestoreTags, policy),
         },
         PathId::MteSaveTags => &mte::SAVE,
         PathId::SwapRangeFree => &swap_in::SWAP_RANGE_FREE,
