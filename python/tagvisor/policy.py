@@ -43,6 +43,8 @@ class Knob:
     """The decision in one line."""
     doc: str
     """Which kernel function decides, and why it matters."""
+    source: str
+    """Where it is known from: file, commits and versions."""
     values: tuple[KnobValue, ...]
     """What can be decided."""
 
@@ -132,6 +134,8 @@ def profiles() -> list[Profile]:
 def knobs() -> list[Knob]:
     """Every knob with its values and what is known of them."""
     return [
-        Knob(knob, field, title, doc, tuple(KnobValue(name, about) for name, about in values))
-        for knob, field, title, doc, values in _native.policy_knobs()
+        Knob(
+            knob, field, title, doc, source, tuple(KnobValue(name, about) for name, about in values)
+        )
+        for knob, field, title, doc, source, values in _native.policy_knobs()
     ]

@@ -88,4 +88,4 @@ def test_policies() -> None:
     assert_type(values, list[tuple[str, str]])
     assert type(name) is str
     assert {tuple(map(type, pair)) for pair in values} == {(str, str)}
-    assert [type(field) for field in _native.policy_knobs()[0]] == [str, str, str, str, list]
+    assert [type(field) for field in _native.policy_knobs()[0]] == [str, str, str, str, str, list]

@@ -286,7 +286,7 @@ impl Host {
             }
             let allowed = vma.flags.contains(VmFlags::MTE_ALLOWED);
             match policy.untaggable {
-                Untaggable::Cacheable => {}
+                Untaggable::Cacheable | Untaggable::RefuseOffline => {}
                 Untaggable::Device => device |= !allowed,
                 Untaggable::DeviceElseRefuse | Untaggable::Refuse if allowed => {}
                 Untaggable::DeviceElseRefuse | Untaggable::Refuse => return Err(Errno::Einval),

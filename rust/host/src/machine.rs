@@ -202,7 +202,7 @@ impl Machine {
     pub fn take_async_tag_faults(&mut self, mm: MmId) -> u32 {
         let mm = self.host.mm_mut(mm);
         let delivered = std::mem::take(&mut mm.async_signals);
-        mm.async_signals = std::mem::take(&mut mm.async_fault).into();
+        mm.check_mte_tfsr();
         delivered
     }
 

@@ -176,6 +176,11 @@ impl Mm {
         }
     }
 
+    /// `mte_check_tfsr_entry`: a check that failed asynchronously becomes a signal.
+    pub(crate) fn check_mte_tfsr(&mut self) {
+        self.async_signals += u32::from(std::mem::take(&mut self.async_fault));
+    }
+
     /// `vma_lookup`: the VMA that holds the page.
     pub(crate) fn vma(&self, va: Va) -> Option<(u64, &Vma)> {
         let (start, vma) = self.vmas.range(..=va.vpn()).next_back()?;

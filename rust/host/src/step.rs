@@ -42,6 +42,8 @@ pub(crate) struct Locals {
     pub(crate) seq: u64,
     pub(crate) write: bool,
     pub(crate) writable: bool,
+    /// The PTE that `mte_sync_tags` is called for is not tagged.
+    pub(crate) untagged_pte: bool,
     /// The fault was a stage-2 permission fault.
     pub(crate) permission: bool,
     pub(crate) device: bool,
@@ -96,6 +98,8 @@ pub(crate) enum PathId {
     AccessRemoteTags,
     MteSyncTags,
     MteRestoreTags,
+    /// `arch_swap_restore` as shmem's swap-in calls it (K11).
+    ArchSwapRestore,
     MteSaveTags,
     SwapRangeFree,
     FreeUnrefPage,

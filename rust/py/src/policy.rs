@@ -9,8 +9,15 @@ use crate::errors::Refusal;
 
 /// Knob id and value's name, for every knob, in the order of the knobs.
 type Values = Vec<(&'static str, &'static str)>;
-/// Id, field, title, documentation, and each value's name and documentation.
-type KnobFields = (&'static str, &'static str, &'static str, &'static str, Values);
+/// Id, field, title, documentation, source, and each value's name and documentation.
+type KnobFields = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    Values,
+);
 
 fn parts(policy: &Policy) -> (String, Values) {
     let value = |knob: &Knob| policy.get(knob.id).expect("a knob that exists has a value");
@@ -37,13 +44,13 @@ pub(crate) fn policy_profiles() -> Vec<(&'static str, &'static str)> {
     Policy::profiles().iter().map(|p| (p.name, p.summary)).collect()
 }
 
-/// Id, field, title, documentation and values of every knob.
+/// Id, field, title, documentation, source and values of every knob.
 #[pyfunction]
 pub(crate) fn policy_knobs() -> Vec<KnobFields> {
     let values = |knob: &Knob| knob.values.iter().map(|v| (v.name, v.doc.trim())).collect();
     Policy::knobs()
         .iter()
-        .map(|k| (k.id, k.field, k.title, k.doc.trim(), values(k)))
+        .map(|k| (k.id, k.field, k.title, k.doc.trim(), k.source, values(k)))
         .collect()
 }
 

@@ -36,6 +36,18 @@ pub(super) static COPY_LOCK: Path = Path {
         },
     ],
 };
+/// 6.1.18 and later of that branch: tags, flag, no lock.
+pub(super) static COPY_FLAG_LAST: Path = Path {
+    name: "copy_highpage",
+    steps: &[
+        COPY_PAGE,
+        COPY_TAGS,
+        Step {
+            name: "set_page_mte_tagged",
+            run: set_page_mte_tagged,
+        },
+    ],
+};
 /// Up to 6.1: the destination is flagged before its tags are there.
 pub(super) static COPY_FLAG_FIRST: Path = Path {
     name: "copy_highpage",

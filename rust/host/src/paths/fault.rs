@@ -13,6 +13,8 @@ use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::notifier;
+use crate::paths::pte::{self, Old};
+use crate::policy::ZeroTags;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -204,7 +206,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// A new zeroed page. In a `VM_MTE` VMA it is allocated with `__GFP_ZEROTAGS`, so `tag_clear_highpage` zeroes the tags and
-/// sets the flag before anybody can see the page (5.14 and later).
+/// sets the flag before anybody can see the page (K16; before, `set_pte_at` does it).
 fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
         return Flow::Return(Errno::Enomem.ret());
@@ -217,7 +219,7 @@ fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         pfn.0,
         host.place(l.mm, l.va)
     );
-    if host.vma_is_tagged(l) {
+    if host.vma_is_tagged(l) && host.policy.zero_tags == ZeroTags::Alloc {
         host.clear_page_tags(pfn, (l.mm, l.va));
         host.page_mut(pfn).flags |= PageFlags::MTE_TAGGED | PageFlags::MTE_LOCK;
         note!(
@@ -232,11 +234,13 @@ fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 pub(super) fn sync_new_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    if host.vma_is_tagged(l) {
-        Flow::Call(PathId::MteSyncTags, *l)
+    let (_, vma) = host.mm(l.mm).vma(l.va).expect("mmap_lock is held");
+    let old = if host.mm(l.mm).pte(l.va).is_some() {
+        Old::Present
     } else {
-        Flow::Next
-    }
+        Old::None
+    };
+    pte::sync_tags(host, l, vma, old)
 }
 
 /// Installs the page unless another thread was faster (`pte_same`).

@@ -69,7 +69,7 @@ pub(super) static SHMEM_SWAPIN_FOLIO: Path = Path {
         },
         Step {
             name: "arch_swap_restore",
-            run: |_, l, _| Flow::Call(PathId::MteRestoreTags, *l),
+            run: |_, l, _| Flow::Call(PathId::ArchSwapRestore, *l),
         },
         Step {
             name: "shmem_add_to_page_cache",

@@ -13,6 +13,7 @@ mod madvise;
 mod mprotect;
 mod mte;
 mod notifier;
+mod pte;
 mod ptrace;
 mod reclaim;
 mod rmap;
@@ -28,7 +29,7 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
-use crate::policy::{HostSync, Policy, Sanitise};
+use crate::policy::{CopyFlag, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise};
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
@@ -49,8 +50,10 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::UserMemAbort => &user_mem_abort::USER_MEM_ABORT,
         PathId::SanitiseMteTags => match policy.sanitise {
             Sanitise::TestAndSet => &mte::SANITISE_TEST_AND_SET,
+            Sanitise::GlobalLock => &mte::SANITISE_GLOBAL_LOCK,
             Sanitise::TestClearSet => &mte::SANITISE_TEST_CLEAR_SET,
             Sanitise::Lock => &mte::SANITISE_LOCK,
+            Sanitise::LockSkipZero => &mte::SANITISE_LOCK_SKIP_ZERO,
         },
         PathId::GetUserPages => &fault::GET_USER_PAGES,
         PathId::HandleMmFault => &fault::HANDLE_MM_FAULT,
@@ -58,9 +61,10 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::DoFault => &file_fault::DO_FAULT,
         PathId::ShmemSwapinFolio => &file_fault::SHMEM_SWAPIN_FOLIO,
         PathId::ShmemUndoRange => &madvise::SHMEM_UNDO_RANGE,
-        PathId::CopyHighpage => match policy.host_sync {
-            HostSync::FlagFirst => &copy::COPY_FLAG_FIRST,
-            HostSync::Lock => &copy::COPY_LOCK,
+        PathId::CopyHighpage => match policy.copy_flag {
+            CopyFlag::Before => &copy::COPY_FLAG_FIRST,
+            CopyFlag::After => &copy::COPY_FLAG_LAST,
+            CopyFlag::AfterLock => &copy::COPY_LOCK,
         },
         PathId::FreePageAndSwapCache => &free::FREE_PAGE_AND_SWAP_CACHE,
         PathId::DupMm => &fork::DUP_MM,
@@ -71,14 +75,32 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
         PathId::DoWpPage => &fault::DO_WP_PAGE,
-        PathId::DoSwapPage => &swap_in::DO_SWAP_PAGE,
+        PathId::DoSwapPage => match policy.restore_at {
+            RestoreAt::SetPte => &swap_in::DO_SWAP_PAGE_RESTORE_IN_SET_PTE,
+            RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
+            RestoreAt::BeforeFree | RestoreAt::BeforeFreeOnly => &swap_in::DO_SWAP_PAGE,
+        },
         PathId::MteSyncTags => match policy.host_sync {
-            HostSync::FlagFirst => &mte::SYNC_FLAG_FIRST,
+            HostSync::FlagAlways => &mte::SYNC_FLAG_ALWAYS,
+            HostSync::FlagFirst | HostSync::RestoreLast => &mte::SYNC_FLAG_FIRST,
+            HostSync::GlobalLock => &mte::SYNC_GLOBAL_LOCK,
+            HostSync::ClearFirst => &mte::SYNC_CLEAR_FIRST,
+            HostSync::ClearFirstAlways => &mte::SYNC_CLEAR_FIRST_ALWAYS,
+            HostSync::LockAlways => &mte::SYNC_LOCK_ALWAYS,
             HostSync::Lock => &mte::SYNC_LOCK,
         },
-        PathId::MteRestoreTags => match policy.host_sync {
-            HostSync::FlagFirst => &mte::RESTORE_FLAG_FIRST,
-            HostSync::Lock => &mte::RESTORE_LOCK,
+        PathId::MteRestoreTags => match (policy.restore_flagged, policy.host_sync) {
+            (RestoreFlagged::Overwrite, _) => &mte::RESTORE_OVERWRITE,
+            (_, HostSync::FlagAlways | HostSync::FlagFirst | HostSync::ClearFirst | HostSync::ClearFirstAlways) => {
+                &mte::RESTORE_FLAG_FIRST
+            }
+            (_, HostSync::RestoreLast) => &mte::RESTORE_LAST,
+            (_, HostSync::GlobalLock) => &mte::RESTORE_GLOBAL_LOCK,
+            (_, HostSync::Lock | HostSync::LockAlways) => &mte::RESTORE_LOCK,
+        },
+        PathId::ArchSwapRestore => match policy.restore_flagged {
+            RestoreFlagged::ShmemOverwrites => &mte::RESTORE_OVERWRITE,
+            RestoreFlagged::Never | RestoreFlagged::Overwrite => table(PathId::MteRestoreTags, policy),
         },
         PathId::MteSaveTags => &mte::SAVE,
         PathId::SwapRangeFree => &free::SWAP_RANGE_FREE,

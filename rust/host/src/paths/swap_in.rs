@@ -1,66 +1,113 @@
 //! Swap-in of anonymous memory.
 //!
-//! **Models** `do_swap_page` (mm/memory.c, the order of 6.5 and later: `arch_swap_restore` before `swap_free`). **Leaves
-//! out** read-ahead, I/O errors, KSM copies and large folios.
+//! **Models** `do_swap_page` (mm/memory.c); K7 decides on which side of `swap_free` the tags are restored, each a table of
+//! the same steps. **Leaves out** read-ahead, I/O errors, KSM copies and large folios.
 //!
-//! **Keeps**: tags are restored under the page lock, before any PTE maps the page and before the slot can be freed.
+//! **Keeps**: the page is locked from the moment it is found until its PTE is written and its slot has been let go of.
 
 use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
+use crate::paths::pte::{self, Old};
+use crate::policy::{RestoreAt, SwapInWrite};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
+const GET_FOLIO: Step = Step {
+    name: "swap_cache_get_folio",
+    run: swap_cache_get_folio,
+};
+const READ_FOLIO: Step = Step {
+    name: "swap_read_folio",
+    run: swap_read_folio,
+};
+const FOLIO_LOCK: Step = Step {
+    name: "folio_lock",
+    run: folio_lock,
+};
+const PTE_SAME: Step = Step {
+    name: "pte_same",
+    run: pte_same,
+};
+const SWAP_FREE: Step = Step {
+    name: "swap_free",
+    run: swap_free,
+};
+const FOLIO_FREE_SWAP: Step = Step {
+    name: "folio_free_swap",
+    run: folio_free_swap,
+};
+const SYNC_TAGS: Step = Step {
+    name: "mte_sync_tags",
+    run: sync_tags,
+};
+const SET_PTE: Step = Step {
+    name: "set_pte_at",
+    run: set_pte_at,
+};
+const SWAPCACHE_CLEAR: Step = Step {
+    name: "swapcache_clear",
+    run: swapcache_clear,
+};
+const FOLIO_UNLOCK: Step = Step {
+    name: "folio_unlock",
+    run: folio_unlock,
+};
+
+/// 6.5 and later: restored under the page lock before the slot can be freed.
 pub(super) static DO_SWAP_PAGE: Path = Path {
     name: "do_swap_page",
     steps: &[
-        Step {
-            name: "swap_cache_get_folio",
-            run: swap_cache_get_folio,
-        },
-        Step {
-            name: "swap_read_folio",
-            run: swap_read_folio,
-        },
-        Step {
-            name: "folio_lock",
-            run: folio_lock,
-        },
-        Step {
-            name: "pte_same",
-            run: pte_same,
-        },
+        GET_FOLIO,
+        READ_FOLIO,
+        FOLIO_LOCK,
+        PTE_SAME,
         Step {
             name: "arch_swap_restore",
             run: |_, l, _| Flow::Call(PathId::MteRestoreTags, *l),
         },
-        Step {
-            name: "swap_free",
-            run: swap_free,
-        },
-        Step {
-            name: "folio_free_swap",
-            run: folio_free_swap,
-        },
-        Step {
-            name: "mte_sync_tags",
-            run: sync_tags,
-        },
-        Step {
-            name: "set_pte_at",
-            run: set_pte_at,
-        },
-        Step {
-            name: "swapcache_clear",
-            run: swapcache_clear,
-        },
-        Step {
-            name: "return",
-            run: |_, _, _| Flow::Return(0),
-        },
+        SWAP_FREE,
+        FOLIO_FREE_SWAP,
+        SYNC_TAGS,
+        SET_PTE,
+        SWAPCACHE_CLEAR,
+        FOLIO_UNLOCK,
     ],
 };
+/// 5.18 to 6.4: `set_pte_at` restores, after the slot was freed.
+pub(super) static DO_SWAP_PAGE_FREE_FIRST: Path = Path {
+    name: "do_swap_page",
+    steps: &[
+        GET_FOLIO,
+        READ_FOLIO,
+        FOLIO_LOCK,
+        PTE_SAME,
+        SWAP_FREE,
+        FOLIO_FREE_SWAP,
+        SYNC_TAGS,
+        SET_PTE,
+        SWAPCACHE_CLEAR,
+        FOLIO_UNLOCK,
+    ],
+};
+/// Up to 5.17: `set_pte_at` restores, then the slot is freed.
+pub(super) static DO_SWAP_PAGE_RESTORE_IN_SET_PTE: Path = Path {
+    name: "do_swap_page",
+    steps: &[
+        GET_FOLIO,
+        READ_FOLIO,
+        FOLIO_LOCK,
+        PTE_SAME,
+        SYNC_TAGS,
+        SET_PTE,
+        SWAP_FREE,
+        FOLIO_FREE_SWAP,
+        SWAPCACHE_CLEAR,
+        FOLIO_UNLOCK,
+    ],
+};
+
 /// The page may still be in the swap cache; else a frame is taken. A synchronous device whose slot is used once bypasses
 /// the swap cache; `SWAP_HAS_CACHE` then only keeps others out (`swapcache_prepare`).
 fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
@@ -169,34 +216,29 @@ fn folio_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 fn sync_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let tagged = host
-        .mm(l.mm)
-        .vma(l.va)
-        .is_some_and(|(_, v)| v.flags.contains(VmFlags::MTE));
-    if tagged {
-        Flow::Call(PathId::MteSyncTags, *l)
-    } else {
-        Flow::Next
-    }
+    let (_, vma) = host.mm(l.mm).vma(l.va).expect("mmap_lock is held");
+    pte::sync_tags(host, l, vma, Old::Swap(l.entry.expect("called for a swap PTE")))
 }
 
-/// A page that no other process has is mapped writable by a read fault too, but clean: the slot stays valid until it is
-/// written.
+/// A page that no other process has may be mapped writable by a read fault too, but clean: the slot stays valid until it
+/// is written.
 fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("found");
     let vma = host.mm(l.mm).vma(l.va).map(|(_, v)| *v).expect("mmap_lock is held");
     let entry = l.entry.expect("called for a swap PTE");
-    let exclusive = host.swap.count(entry) == 0 && host.page(pfn).refcount == 1;
+    // Before 5.18 our own reference to the slot still counts here.
+    let ours = u32::from(host.policy.restore_at == RestoreAt::SetPte);
+    let exclusive = host.swap.count(entry) == ours && host.page(pfn).refcount == 1;
     host.set_flag(pfn, PageFlags::ANON_EXCLUSIVE, exclusive);
+    let for_write = l.write || host.policy.swap_in_write == SwapInWrite::Vma;
     let pte = Pte::Present {
         pfn,
-        write: vma.prot.contains(Prot::WRITE) && exclusive,
+        write: vma.prot.contains(Prot::WRITE) && exclusive && for_write,
         dirty: l.write && exclusive,
         tagged: vma.flags.contains(VmFlags::MTE),
         special: false,
     };
     host.mm_mut(l.mm).set_pte(l.va, pte);
-    host.set_flag(pfn, PageFlags::LOCKED, false);
     // The reference taken at lookup or allocation now belongs to the PTE.
     host.lru_add(pfn);
     let how = if l.write { "for write" } else { "by a read, clean" };
@@ -218,4 +260,9 @@ fn swapcache_clear(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     } else {
         Flow::Next
     }
+}
+
+fn folio_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    host.set_flag(l.pfn.expect("found"), PageFlags::LOCKED, false);
+    Flow::Return(0)
 }

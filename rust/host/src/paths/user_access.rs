@@ -15,6 +15,7 @@ use crate::mm::{Prot, Pte};
 use crate::ops::{Op, OpResult, UserOp};
 use crate::paths::fault;
 use crate::paths::watched::{Owner, Regime, Watched};
+use crate::policy::AsyncReport;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -55,6 +56,9 @@ fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     };
     if u64::from(cpu.tfsr[0]) != 0 {
         host.mm_mut(mm).async_fault = true;
+        if host.policy.async_report == AsyncReport::Access {
+            host.mm_mut(mm).check_mte_tfsr();
+        }
     }
     match outcome {
         Ok(value) => {

@@ -181,7 +181,7 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         && (policy.shared_backing == SharedBacking::Refused && l.shared
             || match policy.untaggable {
                 Untaggable::Cacheable => false,
-                Untaggable::Device => !host.pfn_online(pfn),
+                Untaggable::Device | Untaggable::RefuseOffline => !host.pfn_online(pfn),
                 Untaggable::DeviceElseRefuse | Untaggable::Refuse => !l.mte_allowed,
             });
     if refused {

@@ -1,142 +1,25 @@
 //! Tags of one page: initialise, restore, save.
 //!
 //! **Models** `mte_sync_tags` (arch/arm64/kernel/mte.c), `sanitise_mte_tags` (arch/arm64/kvm/mmu.c), `mte_save_tags` and
-//! `mte_restore_tags` (arch/arm64/mm/mteswap.c). The three protocols by which a page gets its first tags differ only in the
-//! order of the same steps, so each is a table; the caller's address says for whom.
+//! `mte_restore_tags` (arch/arm64/mm/mteswap.c). The protocols by which a page gets its first tags differ only in the
+//! order of the same steps, so each is a table ([`tables`]); the caller's address says for whom. Of the PTE that
+//! `mte_sync_tags` is called for, the locals say what it replaces (`entry`, a swap entry) and whether it is untagged.
 //!
 //! **Keeps**: a path that finds the page tagged changes nothing.
+
+mod tables;
 
 use tagvisor_arch::{PageTags, Pfn, Va};
 
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::page::PageFlags;
-use crate::policy::SavedTags;
+use crate::policy::{RestoreAt, SavedTags, StaleEntry};
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, Step};
+use crate::step::{Flow, Io, Locals, PathId};
 use crate::swap::SwpEntry;
 
-/// 6.2 and later: `PG_mte_lock` first, the flag last; losers wait for the flag.
-const LATCH: &[Step] = &[
-    Step {
-        name: "try_page_mte_tagging",
-        run: try_page_mte_tagging,
-    },
-    Step {
-        name: "mte_clear_page_tags",
-        run: mte_clear_page_tags,
-    },
-    Step {
-        name: "set_page_mte_tagged",
-        run: set_page_mte_tagged,
-    },
-];
-/// The flag is seen before the tags are written.
-const FLAG_FIRST: &[Step] = &[
-    Step {
-        name: "test_and_set_bit(PG_mte_tagged)",
-        run: test_and_set_mte_tagged,
-    },
-    Step {
-        name: "mte_clear_page_tags",
-        run: mte_clear_page_tags,
-    },
-];
-
-pub(super) static SYNC_LOCK: Path = Path {
-    name: "mte_sync_tags",
-    steps: LATCH,
-};
-pub(super) static SYNC_FLAG_FIRST: Path = Path {
-    name: "mte_sync_tags",
-    steps: FLAG_FIRST,
-};
-pub(super) static SANITISE_LOCK: Path = Path {
-    name: "sanitise_mte_tags",
-    steps: LATCH,
-};
-pub(super) static SANITISE_TEST_AND_SET: Path = Path {
-    name: "sanitise_mte_tags",
-    steps: FLAG_FIRST,
-};
-pub(super) static SANITISE_TEST_CLEAR_SET: Path = Path {
-    name: "sanitise_mte_tags",
-    steps: &[
-        Step {
-            name: "test_bit(PG_mte_tagged)",
-            run: test_mte_tagged,
-        },
-        Step {
-            name: "mte_clear_page_tags",
-            run: mte_clear_page_tags,
-        },
-        Step {
-            name: "set_bit(PG_mte_tagged)",
-            run: set_page_mte_tagged,
-        },
-    ],
-};
-
-pub(super) static RESTORE_LOCK: Path = Path {
-    name: "mte_restore_tags",
-    steps: &[
-        Step {
-            name: "xa_load(mte_pages)",
-            run: xa_load,
-        },
-        Step {
-            name: "try_page_mte_tagging",
-            run: try_page_mte_tagging,
-        },
-        Step {
-            name: "mte_restore_page_tags",
-            run: mte_restore_page_tags,
-        },
-        Step {
-            name: "set_page_mte_tagged",
-            run: set_page_mte_tagged,
-        },
-        Step {
-            name: "saved tags no longer needed?",
-            run: erase_at_restore,
-        },
-    ],
-};
-pub(super) static RESTORE_FLAG_FIRST: Path = Path {
-    name: "mte_restore_tags",
-    steps: &[
-        Step {
-            name: "xa_load(mte_pages)",
-            run: xa_load,
-        },
-        Step {
-            name: "test_and_set_bit(PG_mte_tagged)",
-            run: test_and_set_mte_tagged,
-        },
-        Step {
-            name: "mte_restore_page_tags",
-            run: mte_restore_page_tags,
-        },
-        Step {
-            name: "saved tags no longer needed?",
-            run: erase_at_restore,
-        },
-    ],
-};
-
-pub(super) static SAVE: Path = Path {
-    name: "mte_save_tags",
-    steps: &[
-        Step {
-            name: "page_mte_tagged",
-            run: page_mte_tagged,
-        },
-        Step {
-            name: "xa_store(mte_pages)",
-            run: xa_store,
-        },
-    ],
-};
+pub(super) use tables::*;
 
 fn page_of(l: &Locals) -> Pfn {
     l.pfn.expect("the caller names the page")
@@ -196,6 +79,108 @@ fn test_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
+/// 7.2 and later: nobody's tags are on the shared zero page.
+fn is_zero_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if page_of(l) == host.zero_pfn {
+        return Flow::Return(0);
+    }
+    Flow::Next
+}
+
+fn already_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if host.has_flag(page_of(l), PageFlags::MTE_TAGGED) {
+        return Flow::Return(0);
+    }
+    Flow::Next
+}
+
+/// K7: does `set_pte_at` look at the PTE it replaces? Then that was a swap entry whose saved tags it restores.
+fn replaced_entry(host: &Host, l: &Locals) -> Option<SwpEntry> {
+    l.entry.filter(|_| host.policy.restore_at != RestoreAt::BeforeFreeOnly)
+}
+
+fn restore_replaced(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    l.ret = 0;
+    match replaced_entry(host, l) {
+        Some(_) => Flow::Call(PathId::MteRestoreTags, *l),
+        None => Flow::Next,
+    }
+}
+
+/// The restore found something to write: this is all there is to do.
+fn was_restored(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if l.ret == 1 { Flow::Return(0) } else { Flow::Next }
+}
+
+/// The same where the flag was set before anything else.
+fn xa_load_flagged(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if replaced_entry(host, l).is_none() {
+        return Flow::To("pte_tagged");
+    }
+    match xa_load(host, l, io) {
+        Flow::Next => Flow::Next,
+        _ => Flow::To("pte_tagged"),
+    }
+}
+
+/// An untagged PTE clears nothing.
+fn pte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if !l.untagged_pte {
+        return Flow::Next;
+    }
+    let pfn = page_of(l);
+    if host.has_flag(pfn, PageFlags::MTE_TAGGED) {
+        note!(
+            host,
+            [Key::Frame(pfn)],
+            "PG_mte_tagged of pfn {:#x} stays set, no tags written",
+            pfn.0
+        );
+    }
+    Flow::Return(0)
+}
+
+/// 6.2 and 6.3: the loop of `mte_sync_tags` sets the flag whatever was done before.
+fn pte_tagged_or_flag(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if l.untagged_pte {
+        Flow::To("set_page_mte_tagged")
+    } else {
+        Flow::Next
+    }
+}
+
+/// `tag_sync_lock` of v14 to v16: nobody who takes it sees a state between recheck and flag, so all of it is one step.
+fn sync_under_tag_sync_lock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if host.has_flag(page_of(l), PageFlags::MTE_TAGGED) {
+        return Flow::Return(0);
+    }
+    if replaced_entry(host, l).is_some() && matches!(xa_load(host, l, io), Flow::Next) {
+        return restore_under_tag_sync_lock(host, l, io);
+    }
+    if l.untagged_pte {
+        return Flow::Return(0);
+    }
+    mte_clear_page_tags(host, l, io);
+    set_page_mte_tagged(host, l, io);
+    Flow::Return(0)
+}
+
+fn restore_under_tag_sync_lock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if !host.has_flag(page_of(l), PageFlags::MTE_TAGGED) {
+        mte_restore_page_tags(host, l, io);
+        set_page_mte_tagged(host, l, io);
+    }
+    erase_at_restore(host, l, io)
+}
+
+fn sanitise_under_tag_sync_lock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if !host.has_flag(page_of(l), PageFlags::MTE_TAGGED) {
+        mte_clear_page_tags(host, l, io);
+        set_page_mte_tagged(host, l, io);
+    }
+    Flow::Return(0)
+}
+
 fn mte_clear_page_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
     host.clear_page_tags(pfn, (l.mm, l.va));
@@ -241,12 +226,12 @@ fn mte_restore_page_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
-/// K1 = restore: the buffer has done its work, or so one might think.
+/// K1 = restore: the buffer has done its work, or so one might think. Returns that there was something to restore.
 fn erase_at_restore(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if host.policy.saved_tags_erased == SavedTags::Restore {
         host.mte_invalidate_tags(entry_of(l), "restored");
     }
-    Flow::Return(0)
+    Flow::Return(1)
 }
 
 fn page_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
@@ -254,7 +239,9 @@ fn page_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if host.has_flag(pfn, PageFlags::MTE_TAGGED) {
         return Flow::Next;
     }
-    // K2: a stale mte_pages[entry] would not be erased here.
+    if host.policy.stale_entry == StaleEntry::Erased {
+        host.mte_invalidate_tags(entry, "an unflagged page is written to the slot");
+    }
     note!(
         host,
         [Key::Frame(pfn), Key::Slot(entry)],
