@@ -119,9 +119,13 @@ class GuestRoom:
         return "ok"
 
     def _start(self, vm: Vm, vcpu: Vcpu) -> int:
-        """Add the agent's memslot and run to its first yield, which fetches its code."""
+        """Fill the agent's memslot, add it and run to the first yield, which fetches its code."""
+        machine, mm = self.process.machine, self.process.mm
         try:
-            vm.add_memslot(AGENT_IPA, self.process.mmap(AGENT_PAGES), slot=AGENT_SLOT)
+            memory = self.process.mmap(AGENT_PAGES)
+            for page in range(AGENT_PAGES):
+                machine.user_store(mm, memory.address + page * PAGE_SIZE, 8, 0)
+            vm.add_memslot(AGENT_IPA, memory, slot=AGENT_SLOT)
             vcpu.load(AGENT_CODE)
         except (LinuxError, GuestException, GuestExit):
             return START_FAILED
