@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagvisor import __version__
+from tagvisor import __version__, _cli_policies
 from tagvisor._files import write_whole
 from tagvisor.errors import (
     ArgumentError,
@@ -27,7 +27,7 @@ from tagvisor.errors import (
     TagvisorError,
     UnknownProfileError,
 )
-from tagvisor.policy import Policy, knobs, policy, profiles
+from tagvisor.policy import Policy, policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(_cli_policies.app, name="policies")
 
 
 class Swap(StrEnum):
@@ -196,35 +199,6 @@ def _scenario_files(paths: Sequence[Path]) -> list[Path]:
         else:
             found[path] = None
     return list(found)
-
-
-@app.command(
-    name="policies",
-    epilog=_examples(
-        "tagvisor policies", """tagvisor policies --json | jq 'select(.knob == "K1")'"""
-    ),
-)
-def list_policies(*, as_json: JsonOption = False) -> None:
-    """List the kernels and the decisions the model knows.
-
-    A policy has one value for every decision (knob). A profile is a kernel that was; --knob makes
-    one that was not.
-    """
-    if as_json:
-        for known in profiles():
-            typer.echo(
-                json.dumps(
-                    {"profile": known.name, "summary": known.summary, **policy(known.name).knobs}
-                )
-            )
-        for knob in knobs():
-            values = [{"value": value.name, "doc": value.doc} for value in knob.values]
-            about = {"knob": knob.id, "field": knob.field, "title": knob.title, "doc": knob.doc}
-            typer.echo(json.dumps({**about, "values": values}))
-        return
-    from tagvisor import _console  # noqa: PLC0415
-
-    _console.print_policies()
 
 
 @app.command(
