@@ -6,7 +6,13 @@
 //! **Keeps**: `linux-X.Y` of a longterm branch is that branch with its stable fixes; its first release is
 //! `linux-X.Y.0` (or `linux-6.6.0`, ...), from which the next version goes on.
 
-use super::knobs::*;
+use super::knobs::{
+    AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
+    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugetlbMte,
+    KsmMergeTagged, MteOffTrap, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
+    SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapInWrite, SyncGuard, ThpSwap,
+    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+};
 use super::{Policy, Profile};
 
 macro_rules! profiles {
@@ -19,7 +25,7 @@ macro_rules! profiles {
         }
 
         impl Policy {
-            $(#[doc = $summary] fn $build() -> Self {
+            $(fn $build() -> Self {
                 Self { name: $name.into(), $($field: $value,)* $(..Self::$base())? }
             })+
         }

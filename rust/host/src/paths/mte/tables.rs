@@ -5,7 +5,12 @@
 //!
 //! **Keeps**: a table is an outline of the kernel function, in its own words.
 
-use super::*;
+use super::{
+    already_tagged, erase_at_restore, is_zero_pfn, mte_clear_page_tags, mte_restore_page_tags, page_mte_tagged,
+    pte_tagged, pte_tagged_or_flag, restore_replaced, restore_under_tag_sync_lock, sanitise_under_tag_sync_lock,
+    set_page_mte_tagged, sync_under_tag_sync_lock, test_and_set_mte_tagged, test_mte_tagged, try_page_mte_tagging,
+    was_restored, xa_load, xa_load_flagged, xa_store,
+};
 use crate::step::{Path, Step};
 
 macro_rules! path {
