@@ -24,6 +24,7 @@ __all__ = [
     "policy_profile",
     "policy_profiles",
     "policy_replace",
+    "schedule",
 ]
 
 _Values: TypeAlias = list[tuple[str, str]]
@@ -43,6 +44,11 @@ def build_info() -> dict[str, str]: ...
 def explore(
     machine: Machine, actors: Sequence[tuple[str, Sequence[Op]]], max_states: int
 ) -> tuple[int, int, bool, _Violation | None, list[_Step] | None]: ...
+def schedule(
+    machine: Machine,
+    actors: Sequence[tuple[str, Sequence[Op]]],
+    turns: Sequence[tuple[int, tuple[str, str] | None]],
+) -> None: ...
 def policy_profiles() -> _Values: ...
 def policy_knobs() -> list[tuple[str, str, str, str, str, _Values]]: ...
 def policy_profile(name: str) -> tuple[str, _Values]: ...

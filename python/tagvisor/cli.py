@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagvisor import __version__, _cli_policies
+from tagvisor import __version__, _cli_bugs, _cli_policies
 from tagvisor._files import write_whole
 from tagvisor.errors import (
     ArgumentError,
@@ -97,6 +97,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the fl
         "tagvisor run seq.scn --kernel 6.12   a scenario, answered as the real kernel does",
         "tagvisor matrix                      policy against sequence, in the terminal",
         "tagvisor policies                    the kernels and decisions the model knows",
+        "tagvisor bugs                        the known bugs: found, and mended, by this build",
         "tagvisor record -- ./program         a real program's accesses and heap events",
         "tagvisor replay --limit 0.25         a recorded program, under memory pressure",
         "tagvisor verify *.jsonl.gz           recorded answers of QEMU, replayed and compared",
@@ -110,8 +111,8 @@ def root(
 ) -> None:
     """An executable model of Arm MTE under virtualisation, with a judge for every tag.
 
-    Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake in what was given; 130
-    interrupted; 70 a fault of tagvisor.
+    Exit codes: 0 done; 1 `verify` found a difference, or `bugs` a row that is not as it should be;
+    2 a mistake in what was given; 130 interrupted; 70 a fault of tagvisor.
     """
 
 
@@ -400,6 +401,15 @@ def verify(
     report.print_report(tallies)
     if report.totals(tallies)["mismatches"]:
         raise typer.Exit(EXIT_DIFFERS)
+
+
+app.command(
+    epilog=_examples(
+        "tagvisor bugs                      the whole catalogue, run and judged",
+        "tagvisor bugs B12 --steps          one, with the steps that lead there",
+        "tagvisor bugs --json | jq 'select(.found == false)'",
+    )
+)(_cli_bugs.bugs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,10 +1,10 @@
 //! The explorer as Python starts it.
 
 use pyo3::prelude::*;
-use tagvisor_explore::{Actor, Exploration, Finding};
+use tagvisor_explore::{Actor, Exploration, Finding, ScheduleError, Turn};
 
 use crate::enter::{check_signals, enter};
-use crate::errors::ArgumentError;
+use crate::errors::{ArgumentError, Refusal};
 use crate::machine::{Line, Machine, Verdict, line, verdict};
 use crate::op::Op;
 
@@ -34,6 +34,32 @@ pub(crate) fn explore(
         Ok(found?)
     })?;
     Ok(outcome(&found))
+}
+
+/// Runs the actors' operations on the machine itself, turn by turn: who, and the path and step to stop before.
+#[pyfunction]
+pub(crate) fn schedule(
+    py: Python<'_>,
+    machine: &Machine,
+    actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+    turns: Vec<(usize, Option<(String, String)>)>,
+) -> PyResult<()> {
+    let actors = actors
+        .into_iter()
+        .map(|(name, ops)| actor(machine, name, &ops))
+        .collect::<PyResult<Vec<_>>>()?;
+    let turns: Vec<_> = turns.into_iter().map(|(who, until)| Turn { who, until }).collect();
+    machine.with(py, |machine| {
+        tagvisor_explore::schedule(machine.host_mut(), &actors, &turns).map_err(|error| schedule_error(&error))
+    })
+}
+
+fn schedule_error(error: &ScheduleError) -> Refusal {
+    Refusal::Argument {
+        argument: "turns",
+        value: error.to_string(),
+        expected: "turns that every actor can take, to the end of its operations".to_owned(),
+    }
 }
 
 fn actor(machine: &Machine, name: String, ops: &[Bound<'_, Op>]) -> PyResult<Actor> {
