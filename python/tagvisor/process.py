@@ -182,7 +182,7 @@ class Mapping:
             pages: How many; to the end by default.
         """
         address, count = self.span(first, pages)
-        self.process.machine.madvise_dontneed(self.process.mm, address, count)
+        self.process.machine.madvise(self.process.mm, address, count, "dontneed")
 
     def span(self, first: int = 0, pages: int | None = None) -> tuple[int, int]:
         """Address and number of pages of a part of it.

@@ -3,7 +3,7 @@
 use tagvisor_arch::{Ipa, Tag, Va};
 use tagvisor_explore::{Actor, Exploration, ExploreError, Finding, explore};
 use tagvisor_host::{
-    Backing, Config, GuestOp, Machine, MmId, MmapArgs, Op, Policy, Property, Prot, SlotArgs, UserOp, VcpuId,
+    Advice, Backing, Config, GuestOp, Machine, MapSpec, MmId, Op, Policy, Property, Prot, SlotArgs, UserOp, VcpuId,
 };
 
 const IPA: u64 = 0x5000_0000;
@@ -20,17 +20,17 @@ fn machine(knobs: &[(&str, &str)]) -> (Machine, MmId, Va, [VcpuId; 2]) {
     .unwrap();
     let vmm = machine.create_process("vmm");
     let rw = Prot::READ | Prot::WRITE;
-    let old = MmapArgs {
+    let old = MapSpec {
         pages: 1,
         backing: Backing::Anon,
         shared: false,
         prot: rw | Prot::MTE,
-        fixed: None,
+        pgoff: 0,
     };
-    let earlier = machine.mmap(vmm, old).unwrap();
+    let earlier = machine.mmap(vmm, old, None).unwrap();
     machine.user_stg(vmm, earlier, Tag::new(0xc)).unwrap();
     machine.munmap(vmm, earlier, 1).unwrap();
-    let ram = machine.mmap(vmm, MmapArgs { prot: rw, ..old }).unwrap();
+    let ram = machine.mmap(vmm, MapSpec { prot: rw, ..old }, None).unwrap();
     machine.user_store(vmm, ram, 8, 1).unwrap();
     let vm = machine.create_vm(vmm).unwrap();
     machine.enable_cap_arm_mte(vm).unwrap();
@@ -164,7 +164,7 @@ fn a_vmm_that_discards_its_page_races_a_fault_without_harm() {
         Actor {
             name: "vmm".into(),
             ops: vec![
-                Op::DontNeed(vmm, ram, 1),
+                Op::Madvise(vmm, ram, 1, Advice::Dontneed),
                 Op::User(
                     vmm,
                     UserOp::Store {
@@ -255,14 +255,14 @@ fn what_lies_in_zone_device_memory_is_part_of_a_state() {
     .unwrap();
     let vmm = machine.create_process("vmm");
     let rw = Prot::READ | Prot::WRITE;
-    let pmem = MmapArgs {
+    let pmem = MapSpec {
         pages: 1,
         backing: Backing::ZoneDevice,
         shared: true,
         prot: rw,
-        fixed: None,
+        pgoff: 0,
     };
-    let at = machine.mmap(vmm, pmem).unwrap();
+    let at = machine.mmap(vmm, pmem, None).unwrap();
     let encoded = |value| {
         let mut machine = machine.clone();
         machine.user_store(vmm, at, 8, value).unwrap();

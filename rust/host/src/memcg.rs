@@ -28,24 +28,43 @@ impl Machine {
         let mut chances = 2 * self.host.lru.len();
         while (self.host.resident > self.limit || self.host.buddy.free_pages() < WATERMARK) && chances > 0 {
             chances -= 1;
-            let Some(pfn) = self.host.lru.pop_front() else { return };
-            let page = self.host.page(pfn);
-            let Some((mm, va)) = page.mapping.filter(|_| page.flags.contains(PageFlags::LRU)) else {
-                continue;
-            };
-            if page.flags.contains(PageFlags::YOUNG) {
-                self.host.set_flag(pfn, PageFlags::YOUNG, false);
-                self.host.clear_flush_young(mm, va);
-                self.host.lru.push_back(pfn);
-                continue;
-            }
-            self.task.restart(Op::Evict(mm, va));
-            self.task.run(&mut self.host);
-            if self.host.has_flag(pfn, PageFlags::LRU) {
-                self.host.lru.push_back(pfn);
-            }
+            self.shrink_oldest(true);
         }
         self.host.ledger_quiesce();
+    }
+
+    /// `memory.reclaim` of the control group: so many pages of it go, the oldest first, used lately or not. Returns how
+    /// many went.
+    pub fn memcg_reclaim(&mut self, pages: u64) -> u64 {
+        let before = self.host.resident;
+        let mut chances = self.host.lru.len();
+        while before - self.host.resident.min(before) < pages && chances > 0 {
+            chances -= 1;
+            self.shrink_oldest(false);
+        }
+        self.host.ledger_quiesce();
+        before - self.host.resident.min(before)
+    }
+
+    /// Takes the oldest page of the list and reclaims it, unless it is young and gets a second chance.
+    fn shrink_oldest(&mut self, second_chance: bool) {
+        let Some(pfn) = self.host.lru.pop_front() else { return };
+        if !self.host.has_flag(pfn, PageFlags::LRU) {
+            return;
+        }
+        if second_chance && self.host.has_flag(pfn, PageFlags::YOUNG) {
+            self.host.set_flag(pfn, PageFlags::YOUNG, false);
+            for (mm, va) in self.host.rmap(pfn) {
+                self.host.clear_flush_young(mm, va);
+            }
+            self.host.lru.push_back(pfn);
+            return;
+        }
+        self.task.restart(Op::Shrink(pfn));
+        self.task.run(&mut self.host);
+        if self.host.has_flag(pfn, PageFlags::LRU) {
+            self.host.lru.push_back(pfn);
+        }
     }
 }
 

@@ -148,7 +148,7 @@ impl Op {
     /// `madvise(MADV_DONTNEED)`.
     #[staticmethod]
     fn dontneed(machine: &Machine, mm: u32, address: u64, pages: u64) -> Self {
-        let inner = tagvisor_host::Op::DontNeed(MmId(mm), Va(address), pages);
+        let inner = tagvisor_host::Op::Madvise(MmId(mm), Va(address), pages, tagvisor_host::Advice::Dontneed);
         Self::new(
             machine,
             format!("madvise(MADV_DONTNEED) {address:#x}, {pages} pages"),

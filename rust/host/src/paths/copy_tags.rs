@@ -207,8 +207,7 @@ fn copy_from_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             .map_or(Tag::ZERO, |t| Tag::new(*t));
         host.mem
             .set_tag(pfn.base() + granule as u64 * tagvisor_arch::GRANULE_SIZE, tag);
-        host.ledger
-            .tag_written(pfn, granule, tag, (l.mm, l.va), Actor::Process(l.mm));
+        host.ledger_tag_written(pfn, granule, tag, (l.mm, l.va), Actor::Process(l.mm));
     }
     // K27: the page is dirty, so an older saved copy will be superseded.
     host.page_mut(pfn).flags |= PageFlags::MTE_TAGGED | PageFlags::DIRTY;

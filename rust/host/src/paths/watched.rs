@@ -77,8 +77,7 @@ impl<R: Regime> insn::Mmu for Watched<'_, R> {
         self.host.mem.set_tag(pa, tag);
         if let Some(at) = self.owner(pa) {
             self.host
-                .ledger
-                .tag_written(pa.pfn(), pa.granule(), tag, at, self.actor);
+                .ledger_tag_written(pa.pfn(), pa.granule(), tag, at, self.actor);
         }
     }
 }
