@@ -16,7 +16,7 @@ from tagvisor.errors import ArgumentError
 from tagvisor.verdict import Step, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from tagvisor.host import Host
 
@@ -52,7 +52,11 @@ class Exploration:
 
 
 def explore(
-    host: Host, actors: Mapping[str, Sequence[ops.Op]], *, max_states: int = 1_000_000
+    host: Host,
+    actors: Mapping[str, Sequence[ops.Op]],
+    *,
+    properties: Collection[str] = (),
+    max_states: int = 1_000_000,
 ) -> Exploration:
     """Run the actors' operations in every order of their steps.
 
@@ -61,6 +65,8 @@ def explore(
             ledger, and no TLB (``tlb_bits=0``).
         actors: Name, which steps call the actor by, to its operations (:mod:`tagvisor.ops`), done
             one after the other. At most 8 actors.
+        properties: Look only for violations of these, such as ``("P1", "P2")``; for all by default.
+            A deadlock ends the search in any case.
         max_states: Stop after this many distinct states.
 
     Returns:
@@ -74,7 +80,7 @@ def explore(
     """
     limit = _check.integer("max_states", max_states, 1, _MAX_STATES)
     states, transitions, complete, found, waiting = _native.explore(
-        host.machine, _checked(actors), limit
+        host.machine, _checked(actors), [_check.text("properties", one) for one in properties], limit
     )
     violation = None
     if found is not None:

@@ -165,8 +165,13 @@ def policy_of(text: str) -> Policy:
     return chosen
 
 
-def run(bug: Bug, chosen: Policy) -> Run:
+def run(bug: Bug, chosen: Policy, properties: Sequence[str] = ()) -> Run:
     """Run a row's script once, under any policy.
+
+    Args:
+        bug: The row.
+        chosen: The policy.
+        properties: For a race: look only for these; for all by default.
 
     Raises:
         ArgumentError: The row has no script: it waits for a piece of the model.
@@ -174,7 +179,7 @@ def run(bug: Bug, chosen: Policy) -> Run:
     host = Host(chosen, **{**_MACHINE, **bug.machine})
     if bug.actors is not None:
         actors = bug.actors(host)
-        explored = explore(host, actors, max_states=_MAX_STATES)
+        explored = explore(host, actors, properties=properties, max_states=_MAX_STATES)
         violations = () if explored.violation is None else (explored.violation,)
         return Run(chosen, violations, "", explored.states, explored.complete)
     if bug.script is None:
@@ -198,7 +203,8 @@ def establish(bug: Bug) -> Found:
     if bug.script is None and bug.actors is None:
         return Found(bug, None, None, 0, 0, 0.0, None, "")
     began = time.perf_counter()
-    broken, mended = run(bug, policy_of(bug.broken)), run(bug, policy_of(bug.fixed_in))
+    broken = run(bug, policy_of(bug.broken), (bug.property,))
+    mended = run(bug, policy_of(bug.fixed_in))
     seconds = time.perf_counter() - began
     violation = broken.of(bug.property)
     holds = not mended.violations and mended.complete and mended.ended == bug.refused

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::{FxHashSet, FxHasher};
-use tagvisor_host::{Host, Progress, StepLine, Violation};
+use tagvisor_host::{Host, Progress, Property, StepLine, Violation};
 use thiserror::Error;
 
 use crate::actor::{Actor, Runner};
@@ -109,10 +109,11 @@ struct Link {
 const STATES_PER_POLL: u64 = 128;
 
 /// Runs the actors' steps from `start` in every order, until a finding, `max_states` distinct states, or `go_on` (called
-/// with the number of states now and then) says stop.
+/// with the number of states now and then) says stop. A violation counts if its property is `wanted`; none named is all.
 pub fn explore(
     start: &Host,
     actors: &[Actor],
+    wanted: &[Property],
     max_states: u64,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Exploration, ExploreError> {
@@ -154,7 +155,8 @@ pub fn explore(
                 before: index,
                 who: who as u8,
             };
-            if let Some(violation) = next.host.violations().first() {
+            let counts = |v: &&Violation| wanted.is_empty() || wanted.contains(&v.property);
+            if let Some(violation) = next.host.violations().iter().find(counts) {
                 let steps = search.schedule(&first, link);
                 let finding = Finding::Violation(Violation {
                     steps,
