@@ -107,6 +107,21 @@ class Process:
         )
         return Mapping(self, address, count)
 
+    def fork(self, name: str) -> Process:
+        """``fork``: a child with the same memory, which either copies when it writes to it.
+
+        Args:
+            name: What the child is called.
+        """
+        child = Process.__new__(Process)
+        child.machine, child.name = self.machine, name
+        child.mm = self.machine.fork(self.mm, name)
+        return child
+
+    def exit(self) -> None:
+        """The process ends: all it has mapped goes. Any later access is a ``SEGV_MAPERR``."""
+        self.machine.exit_mm(self.mm)
+
     def create_vm(self, *, mte: bool = False) -> Vm:
         """``KVM_CREATE_VM``, and with ``mte`` ``KVM_CAP_ARM_MTE``.
 

@@ -405,9 +405,12 @@ fn follow_page_mask(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(Pte::Present { pfn, write, .. }) = host.mm(l.mm).pte(l.va) else {
         return Flow::Next;
     };
+    // check_vma_flags: memory that may not be accessed so is not, whatever its PTE.
+    let need = if l.write { Prot::WRITE } else { Prot::READ };
+    let allowed = l.force || host.mm(l.mm).vma(l.va).is_some_and(|(_, v)| v.prot.contains(need));
     let forced = l.force && host.has_flag(pfn, PageFlags::ANON_EXCLUSIVE);
     let poisoned = host.has_flag(pfn, PageFlags::HWPOISON);
-    if l.write && !write && !forced || poisoned {
+    if !allowed || l.write && !write && !forced || poisoned {
         return Flow::Next;
     }
     if host.is_counted(pfn) {

@@ -2,12 +2,11 @@
 //!
 //! **Models** `do_read_fault`, `do_cow_fault` and `do_shared_fault` (mm/memory.c) over `shmem_get_folio_gfp` and ramfs'
 //! `filemap_fault`; `shmem_swapin_folio` (mm/shmem.c), which restores the tags under the page lock before the slot is freed,
-//! in every version. **Leaves out** fault-around (the recorded machines do it for pages in the cache only, and shmem
-//! mappings with tags the same), `page_mkwrite`, huge shmem pages.
+//! in every version. **Leaves out** `page_mkwrite`, huge shmem pages.
 //!
 //! **Keeps**: a page is mapped only while the page cache still has it.
 
-use tagvisor_arch::Pfn;
+use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 
 use crate::errno::Errno;
 use crate::file::{Cached, FileKind};
@@ -15,6 +14,7 @@ use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::fault;
+use crate::paths::pte::{self, Old};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::swap::SwpEntry;
@@ -22,6 +22,14 @@ use crate::swap::SwpEntry;
 pub(super) static DO_FAULT: Path = Path {
     name: "do_fault",
     steps: &[
+        Step {
+            name: "do_fault_around",
+            run: do_fault_around,
+        },
+        Step {
+            name: "set_ptes",
+            run: map_around,
+        },
         Step {
             name: "filemap_get_folio",
             run: filemap_get_folio,
@@ -96,8 +104,66 @@ fn cow(vma: &Vma, l: &Locals) -> bool {
     l.write && !vma.flags.contains(VmFlags::SHARED)
 }
 
+/// A read fault also maps the pages around it that the page cache has already (`fault_around_bytes`: 64 KiB, aligned),
+/// where no PTE is yet. Each of them passes `mte_sync_tags` like any other.
+fn do_fault_around(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    const WINDOW: u64 = 16;
+    let (start, vma) = vma_of(host, l);
+    let Backing::File(file) = vma.backing else {
+        unreachable!("entered for a file's VMA only")
+    };
+    let first = l.va.vpn() / WINDOW * WINDOW;
+    let mut around = first.max(start)..(first + WINDOW).min(vma.end);
+    let found = around.find_map(|vpn| {
+        let index = vma.offset + (vpn - start);
+        match host.file(file).cache.get(&index) {
+            Some(Cached::Page(pfn)) if index < host.file(file).pages => {
+                let skipped = PageFlags::LOCKED | PageFlags::HWPOISON;
+                let free = host.mm(l.mm).pte(Va(vpn * PAGE_SIZE)).is_none();
+                (free && !host.page(*pfn).flags.intersects(skipped)).then_some((vpn, index, *pfn))
+            }
+            _ => None,
+        }
+    });
+    let Some((vpn, index, pfn)) = found.filter(|_| !l.write) else {
+        return Flow::To("filemap_get_folio");
+    };
+    (l.file, l.file_page, l.pfn, l.end) = (file, index, Some(pfn), Va(vpn * PAGE_SIZE));
+    pte::sync_tags(host, &Locals { va: l.end, ..*l }, &vma, Old::None)
+}
+
+/// Maps the page found (at `l.end`) if it still is where it was, and looks for the next; the faulting one may be among them.
+fn map_around(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let (_, vma) = vma_of(host, l);
+    let (va, pfn) = (l.end, l.pfn.expect("found"));
+    let cached = host.file(l.file).cache.get(&l.file_page) == Some(&Cached::Page(pfn));
+    if cached && host.mm(l.mm).pte(va).is_none() {
+        host.page_mut(pfn).refcount += 1;
+        let pte = Pte::Present {
+            pfn,
+            write: vma.prot.contains(Prot::WRITE) && vma.flags.contains(VmFlags::SHARED),
+            dirty: false,
+            tagged: vma.flags.contains(VmFlags::MTE),
+            special: false,
+        };
+        host.mm_mut(l.mm).set_pte(va, pte);
+        note!(
+            host,
+            [Key::page(l.mm, va), Key::Frame(pfn), Key::File(l.file, l.file_page)],
+            "page {} of file {} mapped at {}",
+            l.file_page,
+            l.file.0,
+            host.place(l.mm, va)
+        );
+    }
+    Flow::To("do_fault_around")
+}
+
 /// The page in the page cache, with a reference; a page in swap is brought in first.
 fn filemap_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if !l.write && host.mm(l.mm).pte(l.va).is_some() {
+        return Flow::Return(0);
+    }
     let (start, vma) = vma_of(host, l);
     let Backing::File(file) = vma.backing else {
         unreachable!("entered for a file's VMA only")

@@ -54,6 +54,10 @@ pub(super) static MADVISE_FREE: Path = Path {
             run: madvise_free_pte_range,
         },
         Step {
+            name: "next pte",
+            run: |_, _, _| Flow::To("madvise_free_pte_range"),
+        },
+        Step {
             name: "mmu_notifier_invalidate_range_end",
             run: |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(l)),
         },
@@ -140,6 +144,18 @@ fn madvise_free_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::To("mmu_notifier_invalidate_range_end");
     };
     let va = Va(vpn * PAGE_SIZE);
+    if let Pte::Present { pfn, .. } = pte
+        && let Some(entry) = host.page(pfn).swap
+        && host.swap.count(entry) == 0
+        && host.mapcount(pfn) == 1
+        && !host.has_flag(pfn, PageFlags::LOCKED)
+    {
+        // folio_free_swap, then the same page again.
+        host.page_mut(pfn).swap = None;
+        host.swap.delete_from_swap_cache(entry);
+        let entry = Some(entry);
+        return Flow::Call(PathId::SwapRangeFree, Locals { entry, ..*l });
+    }
     l.index = u32::try_from(vpn - l.va.vpn() + 1).expect("checked by the caller");
     match pte {
         Pte::Swap(entry) => {

@@ -10,7 +10,7 @@ use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::pte::{self, Old};
-use crate::policy::{RestoreAt, SwapInWrite};
+use crate::policy::{RestoreAt, SwapBypass, SwapInWrite};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -109,7 +109,7 @@ pub(super) static DO_SWAP_PAGE_RESTORE_IN_SET_PTE: Path = Path {
 };
 
 /// The page may still be in the swap cache; else a frame is taken. A synchronous device whose slot is used once bypasses
-/// the swap cache; `SWAP_HAS_CACHE` then only keeps others out (`swapcache_prepare`).
+/// the swap cache; `SWAP_HAS_CACHE` then only keeps others out, where the kernel sets it (`swapcache_prepare`).
 fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a swap PTE");
     if host.mm(l.mm).pte(l.va) != Some(Pte::Swap(entry)) {
@@ -121,12 +121,13 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::To("folio_lock");
     }
     l.bypass = host.swap.is_synchronous() && host.swap.count(entry) == 1;
-    if l.bypass && !host.swap.swapcache_prepare(entry) {
+    let prepare = l.bypass && host.policy.swap_bypass == SwapBypass::Prepare;
+    if prepare && !host.swap.swapcache_prepare(entry) {
         // Another thread is swapping it in: sleep, then look at the PTE again.
         return Flow::Blocked;
     }
     let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
-        if l.bypass {
+        if prepare {
             host.swap.swapcache_clear(entry);
         }
         return Flow::Return(Errno::Enomem.ret());
@@ -255,7 +256,8 @@ fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// The bypassed swap cache lets go: the slot's last user.
 fn swapcache_clear(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a swap PTE");
-    if l.bypass && host.swap.swapcache_clear(entry) {
+    let prepared = l.bypass && host.policy.swap_bypass == SwapBypass::Prepare;
+    if prepared && host.swap.swapcache_clear(entry) {
         Flow::Call(PathId::SwapRangeFree, *l)
     } else {
         Flow::Next
