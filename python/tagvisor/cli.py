@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagvisor import __version__
+from tagvisor import __version__, _cli_bugs, _cli_policies
 from tagvisor._files import write_whole
 from tagvisor.errors import (
     ArgumentError,
@@ -27,7 +27,7 @@ from tagvisor.errors import (
     TagvisorError,
     UnknownProfileError,
 )
-from tagvisor.policy import Policy, knobs, policy, profiles
+from tagvisor.policy import Policy, policy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +47,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(_cli_policies.app, name="policies")
 
 
 class Swap(StrEnum):
@@ -94,6 +97,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the fl
         "tagvisor run seq.scn --kernel 6.12   a scenario, answered as the real kernel does",
         "tagvisor matrix                      policy against sequence, in the terminal",
         "tagvisor policies                    the kernels and decisions the model knows",
+        "tagvisor bugs                        the known bugs: found, and mended, by this build",
         "tagvisor record -- ./program         a real program's accesses and heap events",
         "tagvisor replay --limit 0.25         a recorded program, under memory pressure",
         "tagvisor verify *.jsonl.gz           recorded answers of QEMU, replayed and compared",
@@ -107,8 +111,8 @@ def root(
 ) -> None:
     """An executable model of Arm MTE under virtualisation, with a judge for every tag.
 
-    Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake in what was given; 130
-    interrupted; 70 a fault of tagvisor.
+    Exit codes: 0 done; 1 `verify` found a difference, or `bugs` a row that is not as it should be;
+    2 a mistake in what was given; 130 interrupted; 70 a fault of tagvisor.
     """
 
 
@@ -196,35 +200,6 @@ def _scenario_files(paths: Sequence[Path]) -> list[Path]:
         else:
             found[path] = None
     return list(found)
-
-
-@app.command(
-    name="policies",
-    epilog=_examples(
-        "tagvisor policies", """tagvisor policies --json | jq 'select(.knob == "K1")'"""
-    ),
-)
-def list_policies(*, as_json: JsonOption = False) -> None:
-    """List the kernels and the decisions the model knows.
-
-    A policy has one value for every decision (knob). A profile is a kernel that was; --knob makes
-    one that was not.
-    """
-    if as_json:
-        for known in profiles():
-            typer.echo(
-                json.dumps(
-                    {"profile": known.name, "summary": known.summary, **policy(known.name).knobs}
-                )
-            )
-        for knob in knobs():
-            values = [{"value": value.name, "doc": value.doc} for value in knob.values]
-            about = {"knob": knob.id, "field": knob.field, "title": knob.title, "doc": knob.doc}
-            typer.echo(json.dumps({**about, "values": values}))
-        return
-    from tagvisor import _console  # noqa: PLC0415
-
-    _console.print_policies()
 
 
 @app.command(
@@ -426,6 +401,15 @@ def verify(
     report.print_report(tallies)
     if report.totals(tallies)["mismatches"]:
         raise typer.Exit(EXIT_DIFFERS)
+
+
+app.command(
+    epilog=_examples(
+        "tagvisor bugs                      the whole catalogue, run and judged",
+        "tagvisor bugs B12 --steps          one, with the steps that lead there",
+        "tagvisor bugs --json | jq 'select(.found == false)'",
+    )
+)(_cli_bugs.bugs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

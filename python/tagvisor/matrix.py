@@ -55,6 +55,8 @@ __all__ = [
 IPA = 0x5000_0000
 PAGE_SIZE = 4096
 BASE = "6.12"
+_DECIDED = ("P1", "P2", "P5", "P6")
+"""What the thread asks about: what becomes of tags, not of the flag that stands for them."""
 
 
 class Verdict(StrEnum):
@@ -255,6 +257,7 @@ def _two_faults(policy: Policy) -> Cell:
             "vcpu0": [ops.stg(writer, IPA, 5), ops.ldg(writer, IPA)],
             "vcpu1": [ops.ldg(reader, IPA + 16)],
         },
+        properties=_DECIDED,
     )
     if found.violation is not None:
         return _cell([found.violation], "")

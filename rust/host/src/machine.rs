@@ -64,6 +64,11 @@ impl Machine {
         &self.host
     }
 
+    /// The state, for a scripted schedule; no operation is under way.
+    pub fn host_mut(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
     /// The decisions it runs under.
     pub fn policy(&self) -> &Policy {
         &self.host.policy

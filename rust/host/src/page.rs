@@ -85,6 +85,14 @@ impl Pages {
             .unwrap_or(&UNUSED)
     }
 
+    /// Every frame that was ever used, with its `struct page`, in the order of first use.
+    pub(crate) fn iter<'a>(&'a self, mem: &'a PhysMem) -> impl Iterator<Item = (Pfn, &'a Page)> {
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(index, page)| (mem.frame_at(index as u32), page))
+    }
+
     /// The `struct page` of a frame, to change.
     pub(crate) fn get_mut(&mut self, mem: &mut PhysMem, pfn: Pfn) -> &mut Page {
         let index = mem.touch(pfn) as usize;

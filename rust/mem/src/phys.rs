@@ -231,6 +231,14 @@ impl PhysMem {
         self.frames.find(pfn)
     }
 
+    /// The page frame of an index.
+    ///
+    /// # Panics
+    /// If there is no such frame.
+    pub fn frame_at(&self, index: u32) -> Pfn {
+        self.frames.frame(index).pfn
+    }
+
     /// The index of a page's frame, created if need be. It never changes.
     ///
     /// # Panics

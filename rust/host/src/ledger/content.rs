@@ -122,6 +122,11 @@ impl Ledger {
         self.begin(split)
     }
 
+    /// The content at a home, if anybody touched it.
+    pub(super) fn find(&self, home: Home) -> Option<ContentId> {
+        self.by_home.get(&home).copied()
+    }
+
     pub(super) fn get(&self, content: ContentId) -> &Content {
         &self.contents[content as usize]
     }
@@ -154,6 +159,12 @@ impl Ledger {
             of = self.contents[id as usize].parent;
         }
         initialised && provenance.merged
+    }
+
+    /// Do all tags of a frame belong to a content?
+    pub(super) fn holds_all(&self, provenance: &Provenance, content: ContentId) -> bool {
+        provenance.initialised == [u64::MAX; GRANULES_PER_PAGE / 64]
+            && (provenance.merged || self.descends(content, provenance.owner))
     }
 
     fn drop_homes(&mut self, from: Home, to: Home) {

@@ -3,13 +3,19 @@
 //! **Models** ghost state beside the machine (`content.rs`): what every page of every process and file should hold, and
 //! whose tags lie in each frame and saved buffer.
 //!
-//! **Decides** P1 no-loss and P2 no-leak at every tag read (LDG, a checked access, `KVM_ARM_MTE_COPY_TAGS`), P5 taggable at
-//! every stage-2 mapping, P6 metadata life whenever no operation is under way, and all of P1 and P6 at [`Host::audit`].
-//! **Leaves out** P3, P4 and P7-P9.
+//! **Decides** P1 no-loss and P2 no-leak at every tag read (LDG, a checked access, `KVM_ARM_MTE_COPY_TAGS`), P3 where the
+//! flag is believed and P4 where a mapping is made (`flags.rs`), P5 taggable at every stage-2 mapping, P6 metadata life
+//! whenever no operation is under way, P9 where a guest reaches a tag (`sanity.rs`); and all of P1, P3, P4, P6 and P8 at
+//! [`Host::audit`].
+//! **Leaves out** P7.
 //!
 //! **Keeps**: nothing here is read by a kernel path; with the ledger off only the verdicts are missing.
 
 mod content;
+mod flags;
+mod sanity;
+#[cfg(test)]
+mod tests;
 
 use tagvisor_arch::{GRANULES_PER_PAGE, Ipa, PageTags, Pfn, Tag, Va};
 
@@ -110,7 +116,12 @@ impl Host {
 
     /// A stage-2 mapping was made: tag-capable, of memory that can hold tags?
     pub(crate) fn ledger_mapped(&mut self, vm: VmId, ipa: Ipa, pfn: Pfn, at: (MmId, Va)) {
-        if self.ledger.enabled && !self.mem.has_tags(pfn) {
+        if !self.ledger.enabled {
+            return;
+        }
+        if self.mem.has_tags(pfn) {
+            self.ledger_mapped_flag(vm, ipa, pfn, at);
+        } else {
             let region = self.mem.region_of(pfn).map_or_else(String::new, |r| r.name.to_string());
             let summary = format!(
                 "ipa {} of an MTE VM is mapped Normal Write-Back to pfn {:#x} of {region}, which has no tag storage",
@@ -141,9 +152,18 @@ impl Host {
         }
     }
 
-    /// Looks at every content: are its tags somewhere the kernel will find them? Finds a loss before anybody reads.
+    /// Looks at everything while no operation is under way: finds a broken promise before anybody meets it.
     pub fn audit(&mut self) {
-        self.ledger_quiesce();
+        if self.ledger.enabled {
+            self.ledger_quiesce();
+            self.audit_contents();
+            self.audit_flags();
+            self.audit_sanity();
+        }
+    }
+
+    /// Every content: are its tags somewhere the kernel will find them?
+    fn audit_contents(&mut self) {
         for (home, content) in self.ledger.homes() {
             let want = self.ledger.get(content).want;
             if want == PageTags::ZERO {

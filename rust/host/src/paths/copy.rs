@@ -72,6 +72,7 @@ fn copy_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (from, to) = pages(l);
     host.mem.copy_page(from, to);
     if host.has_flag(from, PageFlags::MTE_TAGGED) {
+        host.ledger_copy_believed(from, (l.mm, l.va));
         return Flow::Next;
     }
     note!(

@@ -34,6 +34,7 @@ fn entry_of(l: &Locals) -> SwpEntry {
 pub(super) fn try_page_mte_tagging(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
     if host.has_flag(pfn, PageFlags::MTE_TAGGED) {
+        host.ledger_flag_believed(pfn, (l.mm, l.va));
         return Flow::Return(0);
     }
     if host.has_flag(pfn, PageFlags::MTE_LOCK) {
@@ -53,6 +54,7 @@ fn test_and_set_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
             "PG_mte_tagged of pfn {:#x} is set: tags taken as valid",
             pfn.0
         );
+        host.ledger_flag_believed(pfn, (l.mm, l.va));
         return Flow::Return(0);
     }
     host.set_flag(pfn, PageFlags::MTE_TAGGED, true);
@@ -68,6 +70,7 @@ fn test_and_set_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
 fn test_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
     if host.has_flag(pfn, PageFlags::MTE_TAGGED) {
+        host.ledger_flag_believed(pfn, (l.mm, l.va));
         return Flow::Return(0);
     }
     note!(
@@ -89,6 +92,7 @@ fn is_zero_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn already_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if host.has_flag(page_of(l), PageFlags::MTE_TAGGED) {
+        host.ledger_flag_believed(page_of(l), (l.mm, l.va));
         return Flow::Return(0);
     }
     Flow::Next
