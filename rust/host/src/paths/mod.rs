@@ -163,7 +163,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         }
         Op::Madvise(mm, va, pages, advice) => (madvise_path(advice), range(mm, va, pages)),
         Op::Fork(mm, _) => (PathId::DupMm, range(mm, Va(0), 0)),
-        Op::Exit(mm) => (PathId::ExitMmap, range(mm, Va(0), 1 << 44)),
+        Op::Exit(mm) => (PathId::ExitMmap, range(mm, Va(0), 1 << 36)),
         Op::Truncate(file, file_page, file_end) => {
             let undo = Locals {
                 file,
