@@ -80,7 +80,10 @@ def explore(
     """
     limit = _check.integer("max_states", max_states, 1, _MAX_STATES)
     states, transitions, complete, found, waiting = _native.explore(
-        host.machine, _checked(actors), [_check.text("properties", one) for one in properties], limit
+        host.machine,
+        _checked(actors),
+        [_check.text("properties", one) for one in properties],
+        limit,
     )
     violation = None
     if found is not None:
