@@ -32,6 +32,7 @@ PAGE_SIZE = 4096
 MAX_OBJECTS = 64
 OK: Keys = {"ret": 0}
 PEEK_SHOWN = 64
+PAGEOUT_TRIES = 50
 BAR_PAGES = 256
 
 # Marsaglia's xorshift64, as `rand` fills pages: incompressible, and the same in every run.
@@ -188,8 +189,11 @@ class HostRoom:
                 return {"present": int(entry.present), "swap": int(entry.swap)}
             case cmd.Swapout(name=name, page=number):
                 address = self._known(command, name).address + number * PAGE_SIZE
-                self._machine.madvise(self.process.mm, address, 1, "pageout")
-                entry = self._pagemap(address)
+                for _ in range(PAGEOUT_TRIES):
+                    self._machine.madvise(self.process.mm, address, 1, "pageout")
+                    entry = self._pagemap(address)
+                    if not entry.present:
+                        break
                 return {"swapped": int(entry.swap), "present": int(entry.present)}
             case cmd.Pagemap(name=name, page=number):
                 entry = self._pagemap(self.address(name, number))

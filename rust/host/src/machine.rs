@@ -285,7 +285,13 @@ impl Machine {
     /// error; a page that cannot go (the zero page, one that is mapped twice, no swap slot left) stays, as the answer shows.
     pub fn evict(&mut self, mm: MmId, va: Va) -> Result<PagemapEntry, Errno> {
         let va = va.untagged();
-        self.madvise(mm, va.page(), 1, Advice::Pageout)?;
+        // A page that was referenced lately may need a second call.
+        for _ in 0..8 {
+            self.madvise(mm, va.page(), 1, Advice::Pageout)?;
+            if !self.pagemap(mm, va).present {
+                break;
+            }
+        }
         if !self.pagemap(mm, va).present {
             self.run(Op::Evict(mm, va));
         }

@@ -5,13 +5,9 @@
 //! bit and the TLB entry, so that the next use shows). **Leaves out** active and inactive lists, generations, kswapd's
 //! watermarks per zone, and reclaim beside other work: it runs between operations.
 
-use tagvisor_arch::Va;
-
-use crate::ids::MmId;
 use crate::machine::Machine;
 use crate::ops::Op;
 use crate::page::PageFlags;
-use crate::state::Host;
 
 impl Machine {
     /// Pages that may be resident at once, as a control group's `memory.max`; at least 2, one to fault and one to map.
@@ -54,9 +50,7 @@ impl Machine {
         }
         if second_chance && self.host.has_flag(pfn, PageFlags::YOUNG) {
             self.host.set_flag(pfn, PageFlags::YOUNG, false);
-            for (mm, va) in self.host.rmap(pfn) {
-                self.host.clear_flush_young(mm, va);
-            }
+            self.host.folio_referenced(pfn);
             self.host.lru.push_back(pfn);
             return;
         }
@@ -64,22 +58,6 @@ impl Machine {
         self.task.run(&mut self.host);
         if self.host.has_flag(pfn, PageFlags::LRU) {
             self.host.lru.push_back(pfn);
-        }
-    }
-}
-
-impl Host {
-    /// `kvm_age_gfn`: the next access must walk again, so that it shows.
-    fn clear_flush_young(&mut self, mm: MmId, va: Va) {
-        for vm in 0..self.vms.len() {
-            if !self.vms[vm].alive || self.vms[vm].mm != mm {
-                continue;
-            }
-            for gfn in self.vms[vm].gfns_of(va) {
-                for vcpu in &mut self.vms[vm].vcpus {
-                    vcpu.tlb.invalidate(gfn.0);
-                }
-            }
         }
     }
 }

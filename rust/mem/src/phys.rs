@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn};
+use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, Tag, Va};
 
 use crate::region::{MemError, Region, RegionKind, check_map};
 use descriptors::Descriptors;
@@ -146,6 +146,17 @@ impl PhysMem {
     pub fn frame_read_u64(&self, frame: u32, offset: usize) -> u64 {
         let word = self.data.data(frame)[offset..].first_chunk();
         u64::from_le_bytes(*word.expect("the word lies inside the page"))
+    }
+
+    /// The aligned little-endian 64-bit word at an address's offset into a frame's data, if its granule has this tag and the
+    /// page is this memory's own: a checked load after a TLB hit, in the fewest instructions.
+    #[inline]
+    pub fn frame_word_if_tagged(&self, frame: u32, va: Va, tag: Tag) -> Option<u64> {
+        if self.tags.get(frame as usize)?.differs(va.granule(), tag) {
+            return None;
+        }
+        let (words, _) = self.data.own(frame)?.as_chunks();
+        Some(u64::from_le_bytes(words[va.page_offset() as usize / WORD]))
     }
 
     /// The aligned little-endian 64-bit word of that index in a frame's data.

@@ -22,6 +22,7 @@ mod swapoff;
 mod user_access;
 mod user_mem_abort;
 mod watched;
+mod young;
 mod zap;
 
 use tagvisor_arch::{PAGE_SIZE, Va};

@@ -2,8 +2,8 @@
 //!
 //! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous and shmem pages: `add_to_swap`, `try_to_unmap` of every mapping
 //! between notifier calls, `shmem_writepage`, `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`; a
-//! lazily freed page (`MADV_FREE`) that is still clean is discarded. **Leaves out** reference checks of the LRU (the caller
-//! chose the page), and failure to save tags.
+//! lazily freed page (`MADV_FREE`) that is still clean is discarded. **Leaves out** reference checks but for those of
+//! `MADV_PAGEOUT` (else the caller chose the page), and failure to save tags.
 //!
 //! **Keeps**: a page is written only after its tags are saved, and dropped only when its slot is up to date.
 
@@ -17,6 +17,7 @@ use crate::mm::Pte;
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::notifier;
+use crate::policy::PageoutReferences;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::swap::SwpEntry;
@@ -27,6 +28,10 @@ pub(super) static SHRINK_FOLIO_LIST: Path = Path {
         Step {
             name: "folio_trylock",
             run: folio_trylock,
+        },
+        Step {
+            name: "folio_check_references",
+            run: folio_check_references,
         },
         Step {
             name: "add_to_swap",
@@ -128,6 +133,15 @@ fn folio_trylock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     host.set_flag(pfn, PageFlags::LOCKED, true);
     l.pfn = Some(pfn);
     l.entry = host.page(pfn).swap;
+    Flow::Next
+}
+
+/// `MADV_PAGEOUT` in versions that look: a page that a guest used since it was last asked stays this time.
+fn folio_check_references(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let looks = l.pageout && host.policy.pageout_references == PageoutReferences::Checked;
+    if looks && host.folio_referenced(locked_page(l)) {
+        return unlock(host, l, Errno::Eagain);
+    }
     Flow::Next
 }
 

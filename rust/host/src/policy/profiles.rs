@@ -9,9 +9,9 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugetlbMte,
-    KsmMergeTagged, MteOffTrap, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
-    SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
-    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    KsmMergeTagged, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
+    RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapBypass,
+    SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -70,6 +70,7 @@ profiles! {
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
+        pageout_references: PageoutReferences::Checked,
         async_report: AsyncReport::Access,
     }
     "v11-series" v11_series from v10_series, "v11: offline memory is -EFAULT at the fault" {
@@ -200,6 +201,7 @@ profiles! {
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {
         save_failure: SaveFailure::RedirtyUndo,
+        pageout_references: PageoutReferences::Ignored,
         thp_swap: ThpSwap::Whole,
         change_pte: ChangePte::None,
     }
