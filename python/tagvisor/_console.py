@@ -20,7 +20,7 @@ from tagvisor.matrix import Verdict
 from tagvisor.replay import replay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from tagvisor.matrix import Cell, Matrix
@@ -105,6 +105,18 @@ def print_matrix(matrix: Matrix) -> None:
         label = row.label if wide else row.label.replace(" ", "\n")
         table.add_row(escape(label), *(_cell(cell, noted=roomy) for cell in cells))
     out.print(table)
+
+
+def print_verdicts(columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Scenario against kernel: holds, or the properties violated."""
+    table = Table(box=SIMPLE_HEAD, header_style="bold", show_edge=False)
+    table.add_column("scenario", no_wrap=True)
+    for column in columns:
+        table.add_column(escape(column), no_wrap=True)
+    for name, verdicts in rows.items():
+        shown = [verdicts[column] for column in columns]
+        table.add_row(escape(name), *(v if v == "holds" else f"[red]{v}[/red]" for v in shown))
+    console().print(table)
 
 
 def _narrowest(text: str) -> int:

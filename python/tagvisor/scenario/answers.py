@@ -53,7 +53,7 @@ def tag_string(tags: Iterable[int]) -> str:
 
 
 def number_answers(answers: Iterable[tuple[str, str, Keys]]) -> list[Answer]:
-    """Who answered, commands' texts and keys as a finished scenario: numbered, with the end line."""
+    """Who answered, commands and keys as a finished scenario: numbered, with the end line."""
     numbered: list[Answer] = [
         {"i": i, "who": who, "cmd": text, **keys} for i, (who, text, keys) in enumerate(answers)
     ]

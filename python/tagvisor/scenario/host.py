@@ -11,7 +11,7 @@ interpreter turns them into answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,12 +56,9 @@ class HostRoom:
         host: The machine.
         process: The process.
         path: The scenario's file, for errors.
-        parent: The room it was forked from.
     """
 
-    def __init__(
-        self, host: Host, process: Process, path: str, parent: HostRoom | None = None
-    ) -> None:
+    def __init__(self, host: Host, process: Process, path: str) -> None:
         self.host = host
         self.process = process
         self.path = path
@@ -70,13 +67,15 @@ class HostRoom:
         self._files: dict[str, tuple[int, int]] = {}
         self._noise = XORSHIFT_SEED
         self._asynchronous = False
-        if parent is not None:
-            self._objects = {
-                name: Object(o.address, o.pages, o.fd) for name, o in parent._objects.items()
-            }
-            self._files = parent._files  # noqa: SLF001 - paths are the machine's
-            self._noise = parent._noise
-            self._asynchronous = parent._asynchronous
+
+    def forked(self, process: Process) -> HostRoom:
+        """The room of a child: the objects known now, with the backing they have now."""
+        child = HostRoom(self.host, process, self.path)
+        child._objects = {name: replace(found) for name, found in self._objects.items()}
+        child._files = self._files  # paths are the machine's
+        child._noise = self._noise
+        child._asynchronous = self._asynchronous
+        return child
 
     def address(self, name: str, page: int) -> int:
         """Where a page of an object lies; an object nobody knows is at 0, whatever the page."""

@@ -9,6 +9,7 @@ Invariant: one answer per answering command, and none at all when a line is malf
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,26 +18,26 @@ from tagvisor.errors import (
     ArgumentError,
     InternalError,
     LinuxError,
+    PolicyViolation,
     ScenarioError,
     TagvisorError,
     UserSignal,
 )
-from tagvisor.scenario.answers import number_answers
 from tagvisor.scenario import commands as cmd
+from tagvisor.scenario.answers import number_answers
 from tagvisor.scenario.guest import GuestRoom
 from tagvisor.scenario.host import HostRoom
 from tagvisor.scenario.parser import parse
 
 if TYPE_CHECKING:
     import os
-
-    from tagvisor import Policy
     from collections.abc import Iterable, Iterator
 
+    from tagvisor import Policy, Violation
     from tagvisor.scenario.answers import Answer, Keys
     from tagvisor.scenario.commands import Command
 
-__all__ = ["Interpreter", "run", "run_text"]
+__all__ = ["Interpreter", "judge", "run", "run_text"]
 
 PAGE_SIZE = 4096
 
@@ -57,7 +58,6 @@ class Interpreter:
     def __init__(self, host: Host, path: str) -> None:
         process = host.process("vmm")
         self.path = path
-        self._host = host
         self._parent = HostRoom(host, process, path)
         self._guest_room = GuestRoom(process, self._parent)
         self._child: HostRoom | None = None
@@ -125,7 +125,7 @@ class Interpreter:
             problem = "a second fork while the child lives"
             raise ScenarioError(self.path, command.line, problem, "`c exit` before it")
         process = self._parent.process.fork("child")
-        self._child = HostRoom(self._host, process, self.path, self._parent)
+        self._child = self._parent.forked(process)
         return {"ret": 0}
 
     def _living_child(self, command: Command) -> HostRoom:
@@ -169,9 +169,58 @@ def run_text(
         ScenarioError: A line that cannot be executed.
     """
     commands = parse(text, path)
-    host = Host(policy, memory=MEMORY, mmio=MMIO, swap=SWAP, swap_kind=swap, ledger=False, log=False)
+    host = _machine(policy, swap, judged=False)
     interpreter = Interpreter(host, path)
     return number_answers(interpreter.answers(commands))
+
+
+def judge(
+    path: str | os.PathLike[str],
+    *,
+    policy: str | Policy = "linux-6.12",
+    swap: Literal["zram", "nvme"] = "nvme",
+) -> list[Violation]:
+    """Run the scenario in a file with the ledger watching.
+
+    Args:
+        path: The file.
+        policy: The kernel, as :func:`tagvisor.policy` names it, or a policy.
+        swap: What is behind the swap device.
+
+    Returns:
+        The properties that did not hold, in the order they were noticed; the last are those that
+        only a look at everything finds.
+
+    Raises:
+        ScenarioError: No such file, or a line that cannot be executed.
+    """
+    commands = parse(_read(path), str(path))
+    host = _machine(policy, swap, judged=True)
+    for _ in Interpreter(host, str(path)).answers(commands):
+        pass
+    with contextlib.suppress(PolicyViolation):
+        host.check()
+    return host.violations
+
+
+def _machine(policy: str | Policy, swap: Literal["zram", "nvme"], *, judged: bool) -> Host:
+    return Host(
+        policy,
+        memory=MEMORY,
+        mmio=MMIO,
+        swap=SWAP,
+        swap_kind=swap,
+        ledger=judged,
+        log=judged,
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        problem = error.strerror or "cannot be read"
+        raise ScenarioError(str(path), 0, problem, "a scenario file") from error
 
 
 def run(
@@ -185,9 +234,4 @@ def run(
     Raises:
         ScenarioError: No such file, or a line that cannot be executed.
     """
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        problem = error.strerror or "cannot be read"
-        raise ScenarioError(str(path), 0, problem, "a scenario file") from error
-    return run_text(text, str(path), policy=policy, swap=swap)
+    return run_text(_read(path), str(path), policy=policy, swap=swap)
