@@ -52,6 +52,7 @@ _STYLES = {
     Verdict.UNTAGGABLE: "bold magenta",
     Verdict.OUTLIVE: "yellow",
     Verdict.FREED_EARLY: "yellow",
+    Verdict.FLAG: "yellow",
     Verdict.DEADLOCK: "bold red",
 }
 

@@ -160,6 +160,22 @@ class Op:
     @staticmethod
     def munmap(machine: Machine, mm: int, address: int, pages: int) -> Op: ...
     @staticmethod
+    def mmap_fixed(
+        machine: Machine,
+        mm: int,
+        address: int,
+        pages: int,
+        backing: str,
+        shared: bool,
+        prot: str,
+        file: int | None = None,
+        pgoff: int = 0,
+    ) -> Op: ...
+    @staticmethod
+    def peek_tags(machine: Machine, mm: int, address: int, count: int) -> Op: ...
+    @staticmethod
+    def poke_tags(machine: Machine, mm: int, address: int, tags: Sequence[int]) -> Op: ...
+    @staticmethod
     def mprotect(machine: Machine, mm: int, address: int, pages: int, prot: str) -> Op: ...
     @staticmethod
     def copy_tags_from(machine: Machine, vm: int, ipa: int, pages: int) -> Op: ...

@@ -27,7 +27,7 @@ Backing = Literal["anon", "zone-device", "mmio"]
 such as pmem),
 or a device's registers without ``struct page``."""
 
-_BACKINGS: tuple[Backing, ...] = ("anon", "zone-device", "mmio")
+BACKINGS: tuple[Backing, ...] = ("anon", "zone-device", "mmio")
 _ACCESS_SIZES = (1, 2, 4, 8)
 _MAX_PAGES = 1 << 31  # 8 TiB, past any machine that can be built
 _TAG_SHIFT = 56
@@ -100,7 +100,7 @@ class Process:
         address = self.machine.mmap(
             self.mm,
             count,
-            _check.choice("backing", backing, _BACKINGS),
+            _check.choice("backing", backing, BACKINGS),
             _check.flag("shared", shared),
             _check.prot("prot", prot, mte=mte),
             None if fixed is None else _check.page_aligned("at", fixed, 48),

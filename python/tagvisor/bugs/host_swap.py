@@ -6,9 +6,23 @@ Models nothing; scripts are functions on a machine. Left out: see
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tagvisor.bugs.row import Bug
 
+if TYPE_CHECKING:
+    from tagvisor.host import Host
+
 __all__ = ["ROWS"]
+
+
+def zram_read_fault(host: Host) -> None:
+    """A process' tagged page goes to zram, and a read brings it back."""
+    page = host.process("app").mmap(1, mte=True).page(0)
+    page.stg(0, 5)
+    page.store(0x2A, tag=5)
+    host.evict(page)
+    page.load(tag=5)
 
 
 ROWS = (
@@ -28,24 +42,7 @@ ROWS = (
             "set_pte_at finds no saved tags and clears the page's.",
             "The read through a pointer with tag 5 gets SIGSEGV.",
         ),
+        script=zram_read_fault,
         machine={"swap_kind": "zram"},
-        waiting="swap_free before the tags are restored (K7)",
-    ),
-    Bug(
-        id="B13",
-        title="tags restored twice for a page in the swap cache",
-        property="P1",
-        broken="linux-6.12 K11=overwrite",
-        fixed_in="linux-6.12",
-        kind="sequential",
-        knobs=("K11",),
-        source="v3 of the mend of B12, mail CAMn1gO4pWpcu_F...; the warning went in v4",
-        story=(
-            "A tagged page is shared by parent and child, and swapped out.",
-            "The parent's fault restores it into the swap cache page and flags it.",
-            "The parent stores a new tag.",
-            "The child's fault restores once more: that is the swap's older tag.",
-        ),
-        waiting="fork",
     ),
 )

@@ -11,6 +11,11 @@ __all__ = ["LEFT_OUT"]
 
 LEFT_OUT = (
     LeftOut(
+        "B13",
+        "tags restored twice for a page in the swap cache",
+        "a warning in a version of B12's mend that was never merged, no tag was wrong",
+    ),
+    LeftOut(
         "B17",
         "mmap_lock leaked when a memslot is refused (5.14)",
         "a lock leak: every later mmap of the VMM sleeps for ever, no tag is concerned",
@@ -39,6 +44,11 @@ LEFT_OUT = (
         "B29",
         "hot-added memory mapped untagged in the linear map",
         "about the kernel's own mapping; the model writes tags by frame, not through one",
+    ),
+    LeftOut(
+        "B30",
+        "PEEKMTETAGS of the zero page answers EIO",
+        "an answer of ptrace to be told, not a tag to be judged",
     ),
     LeftOut(
         "B37",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tagvisor.errors import (
     ArgumentError,
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from tagvisor.policy import Policy
     from tagvisor.verdict import Violation
 
-__all__ = ["Bug", "Found", "Kind", "LeftOut", "Run", "establish", "policy_of", "run"]
+__all__ = ["Actors", "Bug", "Found", "Kind", "LeftOut", "Run", "establish", "policy_of", "run"]
+
+Actors: TypeAlias = "Mapping[str, Sequence[Op]]"
+"""Who does what, for the explorer."""
 
 Kind = Literal["sequential", "race"]
 """``sequential``: one thing after the other shows it. ``race``: only some orders of steps do."""
@@ -65,7 +68,7 @@ class Bug:
     """What happens, step by step."""
     script: Callable[[Host], None] | None = None
     """Does it, for a sequential row. It may end early with what the kernel refuses."""
-    actors: Callable[[Host], Mapping[str, Sequence[Op]]] | None = None
+    actors: Callable[[Host], Actors] | None = None
     """Sets the machine up and tells who then does what, for a race."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :class:`tagvisor.Host` that differ from the catalogue's small machine."""

@@ -5,6 +5,8 @@
 
 mod mm;
 
+pub(crate) use mm::map_spec;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

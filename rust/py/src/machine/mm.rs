@@ -62,23 +62,7 @@ impl Machine {
         file: Option<u32>,
         pgoff: u64,
     ) -> PyResult<u64> {
-        let backing = match (backing, file) {
-            ("anon", None) => Backing::Anon,
-            ("file", Some(file)) => Backing::File(FileId(file)),
-            ("zone-device", None) => Backing::ZoneDevice,
-            ("mmio", None) => Backing::Mmio,
-            (other, _) => {
-                let expected = "'anon', 'zone-device' or 'mmio', or 'file' with a file";
-                return Err(unknown("backing", other, expected));
-            }
-        };
-        let spec = MapSpec {
-            pages,
-            backing,
-            pgoff,
-            prot: parse_prot(prot)?,
-            shared,
-        };
+        let spec = map_spec(pages, backing, shared, prot, file, pgoff)?;
         self.with(py, |machine| {
             let mapped = machine.mmap(MmId(mm), spec, fixed.map(Va));
             Ok(mapped.map_err(Refusal::of("mmap"))?.0)
@@ -243,4 +227,32 @@ impl Machine {
             Ok(())
         })
     }
+}
+
+/// What `mmap` is asked for, but where.
+pub(crate) fn map_spec(
+    pages: u64,
+    backing: &str,
+    shared: bool,
+    prot: &str,
+    file: Option<u32>,
+    pgoff: u64,
+) -> PyResult<MapSpec> {
+    let backing = match (backing, file) {
+        ("anon", None) => Backing::Anon,
+        ("file", Some(file)) => Backing::File(FileId(file)),
+        ("zone-device", None) => Backing::ZoneDevice,
+        ("mmio", None) => Backing::Mmio,
+        (other, _) => {
+            let expected = "'anon', 'zone-device' or 'mmio', or 'file' with a file";
+            return Err(unknown("backing", other, expected));
+        }
+    };
+    Ok(MapSpec {
+        pages,
+        backing,
+        pgoff,
+        prot: parse_prot(prot)?,
+        shared,
+    })
 }
