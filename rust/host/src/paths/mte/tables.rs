@@ -11,21 +11,11 @@ use super::{
     set_page_mte_tagged, sync_under_tag_sync_lock, test_and_set_mte_tagged, test_mte_tagged, try_page_mte_tagging,
     was_restored, xa_load, xa_load_flagged, xa_store,
 };
-use crate::step::{Path, Step};
-
-macro_rules! path {
-    ($(#[doc = $doc:literal])+ $table:ident = $name:literal { $($step:literal => $run:expr,)+ }) => {
-        $(#[doc = $doc])+
-        pub(in crate::paths) static $table: Path = Path {
-            name: $name,
-            steps: &[$(Step { name: $step, run: $run },)+],
-        };
-    };
-}
+use crate::paths::outline::path;
 
 path! {
     /// 6.4 and later: `PG_mte_lock` first, the flag last; losers wait for the flag.
-    SYNC_LOCK = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_LOCK = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -37,7 +27,7 @@ path! {
 }
 path! {
     /// 6.2 and 6.3: the flag is set also when nothing was written.
-    SYNC_LOCK_ALWAYS = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_LOCK_ALWAYS = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -49,7 +39,7 @@ path! {
 }
 path! {
     /// 6.1.30 and later of that branch: test, clear, flag.
-    SYNC_CLEAR_FIRST = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_CLEAR_FIRST = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -61,7 +51,7 @@ path! {
 }
 path! {
     /// 6.1.18 to 6.1.29: the flag is set also when nothing was written.
-    SYNC_CLEAR_FIRST_ALWAYS = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_CLEAR_FIRST_ALWAYS = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -73,7 +63,7 @@ path! {
 }
 path! {
     /// 6.1, and 5.10 to 5.13: the flag is seen before the tags are written.
-    SYNC_FLAG_FIRST = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_FLAG_FIRST = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -84,7 +74,7 @@ path! {
 }
 path! {
     /// 5.14 to 6.0: the flag is set before anything else, and stays when there is nothing to write.
-    SYNC_FLAG_ALWAYS = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_FLAG_ALWAYS = "mte_sync_tags" {
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "xa_load(mte_pages)" => xa_load_flagged,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -95,14 +85,14 @@ path! {
 }
 path! {
     /// v14 to v16 of the series.
-    SYNC_GLOBAL_LOCK = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_GLOBAL_LOCK = "mte_sync_tags" {
         "under tag_sync_lock" => sync_under_tag_sync_lock,
     }
 }
 
 path! {
     /// 6.2 and later.
-    RESTORE_LOCK = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_LOCK = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "try_page_mte_tagging" => try_page_mte_tagging,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -112,7 +102,7 @@ path! {
 }
 path! {
     /// 6.1: the flag is seen before the tags are written.
-    RESTORE_FLAG_FIRST = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_FLAG_FIRST = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -121,7 +111,7 @@ path! {
 }
 path! {
     /// v10 to v13 of the series.
-    RESTORE_LAST = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_LAST = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "test_bit(PG_mte_tagged)" => test_mte_tagged,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -131,14 +121,14 @@ path! {
 }
 path! {
     /// v14 to v16 of the series.
-    RESTORE_GLOBAL_LOCK = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_GLOBAL_LOCK = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "under tag_sync_lock" => restore_under_tag_sync_lock,
     }
 }
 path! {
     /// 5.10 to 6.0 for shmem: the tags are written whether the page is flagged or not.
-    RESTORE_OVERWRITE = "arch_swap_restore" {
+    pub(in crate::paths) RESTORE_OVERWRITE = "arch_swap_restore" {
         "xa_load(mte_pages)" => xa_load,
         "mte_restore_page_tags" => mte_restore_page_tags,
         "set_bit(PG_mte_tagged)" => set_page_mte_tagged,
@@ -148,7 +138,7 @@ path! {
 
 path! {
     /// 6.2 to 7.1.
-    SANITISE_LOCK = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_LOCK = "sanitise_mte_tags" {
         "try_page_mte_tagging" => try_page_mte_tagging,
         "mte_clear_page_tags" => mte_clear_page_tags,
         "set_page_mte_tagged" => set_page_mte_tagged,
@@ -156,7 +146,7 @@ path! {
 }
 path! {
     /// 7.2 and later.
-    SANITISE_LOCK_SKIP_ZERO = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_LOCK_SKIP_ZERO = "sanitise_mte_tags" {
         "is_zero_pfn" => is_zero_pfn,
         "try_page_mte_tagging" => try_page_mte_tagging,
         "mte_clear_page_tags" => mte_clear_page_tags,
@@ -165,14 +155,14 @@ path! {
 }
 path! {
     /// v10 to v12 of the series.
-    SANITISE_TEST_AND_SET = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_TEST_AND_SET = "sanitise_mte_tags" {
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
 path! {
     /// v13, v16, 5.14 to 6.1.
-    SANITISE_TEST_CLEAR_SET = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_TEST_CLEAR_SET = "sanitise_mte_tags" {
         "test_bit(PG_mte_tagged)" => test_mte_tagged,
         "mte_clear_page_tags" => mte_clear_page_tags,
         "set_bit(PG_mte_tagged)" => set_page_mte_tagged,
@@ -180,14 +170,14 @@ path! {
 }
 path! {
     /// v14 and v15 of the series.
-    SANITISE_GLOBAL_LOCK = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_GLOBAL_LOCK = "sanitise_mte_tags" {
         "under tag_sync_lock" => sanitise_under_tag_sync_lock,
     }
 }
 
 path! {
     /// Every version: only a flagged page's tags are saved.
-    SAVE = "mte_save_tags" {
+    pub(in crate::paths) SAVE = "mte_save_tags" {
         "page_mte_tagged" => page_mte_tagged,
         "xa_store(mte_pages)" => xa_store,
     }
