@@ -47,6 +47,9 @@ fn walks(criterion: &mut Criterion) {
     let mut setting = Walks::new(SEED);
     let mut group = group(criterion, "access.walk", setting.count());
     group.bench_function("ours", |bencher| bencher.iter(|| setting.walk_all()));
+    group.bench_function("root", |bencher| {
+        bencher.iter(|| setting.walk_all_from_root());
+    });
     group.bench_function("floor", |bencher| {
         bencher.iter(|| setting.walk_all_by_floor());
     });

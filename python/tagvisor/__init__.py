@@ -46,7 +46,7 @@ from tagvisor.errors import (
     UserSignal,
     VectorError,
 )
-from tagvisor.explore import Exploration, explore
+from tagvisor.explore import Exploration, explore, schedule
 from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
@@ -99,4 +99,5 @@ __all__ = [
     "ops",
     "policy",
     "profiles",
+    "schedule",
 ]

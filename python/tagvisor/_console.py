@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tagvisor.matrix import Verdict
-from tagvisor.policy import knobs, policy, profiles
 from tagvisor.replay import replay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from tagvisor.matrix import Cell, Matrix
@@ -34,7 +32,6 @@ __all__ = [
     "console",
     "print_counters",
     "print_matrix",
-    "print_policies",
     "print_violations",
     "replay_with_progress",
 ]
@@ -55,6 +52,7 @@ _STYLES = {
     Verdict.UNTAGGABLE: "bold magenta",
     Verdict.OUTLIVE: "yellow",
     Verdict.FREED_EARLY: "yellow",
+    Verdict.FLAG: "yellow",
     Verdict.DEADLOCK: "bold red",
 }
 
@@ -109,6 +107,18 @@ def print_matrix(matrix: Matrix) -> None:
     out.print(table)
 
 
+def print_verdicts(columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Scenario against kernel: holds, or the properties violated."""
+    table = Table(box=SIMPLE_HEAD, header_style="bold", show_edge=False)
+    table.add_column("scenario", no_wrap=True)
+    for column in columns:
+        table.add_column(escape(column), no_wrap=True)
+    for name, verdicts in rows.items():
+        shown = [verdicts[column] for column in columns]
+        table.add_row(escape(name), *(v if v == "holds" else f"[red]{v}[/red]" for v in shown))
+    console().print(table)
+
+
 def _narrowest(text: str) -> int:
     """How narrow a column may get: a short verdict stays on one line, a long one between words."""
     return len(text) if len(text) <= SHORT else max(map(len, text.split()))
@@ -128,22 +138,6 @@ def print_violations(matrix: Matrix) -> None:
     for example in dict.fromkeys(counterexamples(matrix).values()):
         out.rule(align="left", characters="-")
         out.print(example.text, markup=False, soft_wrap=True)
-
-
-def print_policies() -> None:
-    """Profiles and knobs with what is known of them."""
-    out = console()
-    out.print("[bold]Profiles[/bold]")
-    for known in profiles():
-        out.print(f"  [bold]{known.name}[/bold]: {escape(known.summary)}")
-        pairs = ", ".join(f"{knob}={value}" for knob, value in policy(known.name).knobs.items())
-        out.print(Padding(f"[dim]{pairs}[/dim]", (0, 0, 0, 4)))
-    out.print("\n[bold]Knobs[/bold]")
-    for knob in knobs():
-        out.print(f"\n  [bold]{knob.id}[/bold] {escape(knob.title)}  [dim]{knob.field}[/dim]")
-        out.print(Padding(escape(knob.doc), (0, 0, 0, 4)))
-        for value in knob.values:
-            out.print(Padding(f"[bold]{value.name}[/bold]: {escape(value.doc)}", (0, 0, 0, 6)))
 
 
 def replay_with_progress(

@@ -24,6 +24,7 @@ __all__ = [
     "policy_profile",
     "policy_profiles",
     "policy_replace",
+    "schedule",
 ]
 
 _Values: TypeAlias = list[tuple[str, str]]
@@ -41,8 +42,16 @@ def bench(name: str, seed: int) -> tuple[float, float] | None: ...
 def benchmarks() -> list[tuple[str, str, str, float, str]]: ...
 def build_info() -> dict[str, str]: ...
 def explore(
-    machine: Machine, actors: Sequence[tuple[str, Sequence[Op]]], max_states: int
+    machine: Machine,
+    actors: Sequence[tuple[str, Sequence[Op]]],
+    properties: Sequence[str],
+    max_states: int,
 ) -> tuple[int, int, bool, _Violation | None, list[_Step] | None]: ...
+def schedule(
+    machine: Machine,
+    actors: Sequence[tuple[str, Sequence[Op]]],
+    turns: Sequence[tuple[int, tuple[str, str] | None]],
+) -> None: ...
 def policy_profiles() -> _Values: ...
 def policy_knobs() -> list[tuple[str, str, str, str, str, _Values]]: ...
 def policy_profile(name: str) -> tuple[str, _Values]: ...
@@ -150,6 +159,22 @@ class Op:
     def dontneed(machine: Machine, mm: int, address: int, pages: int) -> Op: ...
     @staticmethod
     def munmap(machine: Machine, mm: int, address: int, pages: int) -> Op: ...
+    @staticmethod
+    def mmap_fixed(
+        machine: Machine,
+        mm: int,
+        address: int,
+        pages: int,
+        backing: str,
+        shared: bool,
+        prot: str,
+        file: int | None = None,
+        pgoff: int = 0,
+    ) -> Op: ...
+    @staticmethod
+    def peek_tags(machine: Machine, mm: int, address: int, count: int) -> Op: ...
+    @staticmethod
+    def poke_tags(machine: Machine, mm: int, address: int, tags: Sequence[int]) -> Op: ...
     @staticmethod
     def mprotect(machine: Machine, mm: int, address: int, pages: int, prot: str) -> Op: ...
     @staticmethod

@@ -12,22 +12,14 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagvisor import __version__
-from tagvisor._files import write_whole
-from tagvisor.errors import (
-    ArgumentError,
-    InternalError,
-    ScenarioError,
-    TagvisorError,
-    UnknownProfileError,
-)
-from tagvisor.policy import Policy, knobs, policy, profiles
+from tagvisor import __version__, _cli_bugs, _cli_policies, _cli_scenario
+from tagvisor._cli_options import JsonOption, KernelOption, KnobOption, chosen_policy
+from tagvisor.errors import ArgumentError, InternalError, TagvisorError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,32 +41,7 @@ app = typer.Typer(
 )
 
 
-class Swap(StrEnum):
-    """What is behind the swap device."""
-
-    nvme = "nvme"
-    zram = "zram"
-
-
-KernelOption = Annotated[
-    str,
-    typer.Option(
-        "--kernel",
-        "-k",
-        metavar="V",
-        help="The kernel: a version such as 6.12, or another profile of `tagvisor policies`.",
-    ),
-]
-KnobOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--knob",
-        metavar="KNOB=VALUE",
-        help="Replace one of the kernel's decisions, as in K1=restore; may be repeated.",
-    ),
-]
-SwapOption = Annotated[Swap, typer.Option(help="What is behind the swap device.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line, for programs.")]
+app.add_typer(_cli_policies.app, name="policies")
 
 
 def _examples(*lines: str) -> str:
@@ -94,6 +61,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with the fl
         "tagvisor run seq.scn --kernel 6.12   a scenario, answered as the real kernel does",
         "tagvisor matrix                      policy against sequence, in the terminal",
         "tagvisor policies                    the kernels and decisions the model knows",
+        "tagvisor bugs                        the known bugs: found, and mended, by this build",
         "tagvisor record -- ./program         a real program's accesses and heap events",
         "tagvisor replay --limit 0.25         a recorded program, under memory pressure",
         "tagvisor verify *.jsonl.gz           recorded answers of QEMU, replayed and compared",
@@ -107,124 +75,9 @@ def root(
 ) -> None:
     """An executable model of Arm MTE under virtualisation, with a judge for every tag.
 
-    Exit codes: 0 done; 1 `verify` found a difference; 2 a mistake in what was given; 130
-    interrupted; 70 a fault of tagvisor.
+    Exit codes: 0 done; 1 `verify` found a difference, or `bugs` a row that is not as it should be;
+    2 a mistake in what was given; 130 interrupted; 70 a fault of tagvisor.
     """
-
-
-def _chosen(kernel: str, replaced: Sequence[str] | None) -> Policy:
-    """The policy that ``--kernel`` and ``--knob`` ask for."""
-    try:
-        chosen = policy(kernel)
-    except UnknownProfileError as error:
-        raise UnknownProfileError("--kernel", kernel, error.expected) from None
-    for pair in replaced or ():
-        name, equals, value = pair.partition("=")
-        if not (name and equals and value):
-            raise ArgumentError("--knob", pair, "KNOB=VALUE, such as K1=restore")
-        chosen = chosen.replace(**{name: value})
-    return chosen
-
-
-@app.command(
-    epilog=_examples(
-        "tagvisor run seq.scn                                  answers to standard output",
-        "tagvisor run scn/ --kernel 5.14 --swap zram -o out    a folder, one out/NAME.jsonl each",
-        "tagvisor run seq.scn --knob K1=restore                what if saved tags went at swap-in?",
-        "",
-        "A scenario, one command a line:",
-        "vm mte                      a VM with MTE",
-        "mmap A anon 1               one page of the VMM",
-        "slot 1 0x50000000 A 0 1     becomes the guest's memory",
-        "g stg 0x50000000 5          the guest tags a granule",
-        "evict A 0                   the host swaps the page out",
-        "g ldg 0x50000000            the guest reads its tag back",
-    )
-)
-def run(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="PATH...", help="Scenario files, or folders of *.scn files."),
-    ],
-    kernel: KernelOption = "6.12",
-    swap: SwapOption = Swap.nvme,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="One NAME.jsonl per scenario in this folder."
-        ),
-    ] = None,
-    knob: KnobOption = None,
-) -> None:
-    """Run scenarios: one command a line in, one JSON answer a line out.
-
-    The answers are in the form in which recorded answers of real kernels compare. A command that is
-    malformed, unknown, or not modelled yet ends the run with file and line, and nothing is written.
-    """
-    from tagvisor import scenario  # noqa: PLC0415
-
-    chosen = _chosen(kernel, knob)
-    answers = {
-        path: scenario.json_lines(scenario.run(path, policy=chosen, swap=swap.value))
-        for path in _scenario_files(paths)
-    }
-    if output is None:
-        for text in answers.values():
-            typer.echo(text, nl=False)
-        return
-    if output.exists() and not output.is_dir():
-        raise ArgumentError("--output", str(output), "a folder")
-    files: dict[Path, str] = {}
-    for path, text in answers.items():
-        place = output / f"{path.stem}.jsonl"
-        if place in files:
-            problem = f"a second scenario of the name {path.stem!r}"
-            raise ScenarioError(str(path), 0, problem, "names that differ, or another folder")
-        files[place] = text
-    write_whole(files)
-
-
-def _scenario_files(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those in the folders named, each once."""
-    found: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(path.glob("*.scn"))
-            if not inside:
-                raise ScenarioError(str(path), 0, "no scenario in this folder", "files named *.scn")
-            found.update(dict.fromkeys(inside))
-        else:
-            found[path] = None
-    return list(found)
-
-
-@app.command(
-    name="policies",
-    epilog=_examples(
-        "tagvisor policies", """tagvisor policies --json | jq 'select(.knob == "K1")'"""
-    ),
-)
-def list_policies(*, as_json: JsonOption = False) -> None:
-    """List the kernels and the decisions the model knows.
-
-    A policy has one value for every decision (knob). A profile is a kernel that was; --knob makes
-    one that was not.
-    """
-    if as_json:
-        for known in profiles():
-            typer.echo(
-                json.dumps(
-                    {"profile": known.name, "summary": known.summary, **policy(known.name).knobs}
-                )
-            )
-        for knob in knobs():
-            values = [{"value": value.name, "doc": value.doc} for value in knob.values]
-            about = {"knob": knob.id, "field": knob.field, "title": knob.title, "doc": knob.doc}
-            typer.echo(json.dumps({**about, "values": values}))
-        return
-    from tagvisor import _console  # noqa: PLC0415
-
-    _console.print_policies()
 
 
 @app.command(
@@ -354,7 +207,7 @@ def replay(
     with demo.shipped_trace() if trace is None else nullcontext(trace) as path:
         done = _console.replay_with_progress(
             path,
-            policy=_chosen(kernel, knob),
+            policy=chosen_policy(kernel, knob),
             limit=_limit(limit),
             memory=memory,
             seed=seed,
@@ -426,6 +279,42 @@ def verify(
     report.print_report(tallies)
     if report.totals(tallies)["mismatches"]:
         raise typer.Exit(EXIT_DIFFERS)
+
+
+app.command(
+    epilog=_examples(
+        "tagvisor run seq.scn                                  answers to standard output",
+        "tagvisor run scn/ --kernel 5.14 --swap zram -o out    a folder, one out/NAME.jsonl each",
+        "tagvisor run seq.scn --knob K1=restore                what if saved tags went at swap-in?",
+        "",
+        "A scenario, one command a line:",
+        "vm mte                      a VM with MTE",
+        "mmap A anon 1               one page of the VMM",
+        "slot 1 0x50000000 A 0 1     becomes the guest's memory",
+        "g stg 0x50000000 5          the guest tags a granule",
+        "evict A 0                   the host swaps the page out",
+        "g ldg 0x50000000            the guest reads its tag back",
+    )
+)(_cli_scenario.run)
+app.command(
+    epilog=_examples(
+        "tagvisor diff recorded/6.12-zram out           two folders, or two files",
+        "tagvisor diff corpus/6.12.jsonl mine.jsonl     a scenario a line",
+    )
+)(_cli_scenario.diff)
+app.command(
+    epilog=_examples(
+        "tagvisor check scn/ --kernels 5.14,6.1.38,6.12,7.3",
+        "tagvisor check seq.scn --kernels 6.1.38,6.1.39 --swap zram --json",
+    )
+)(_cli_scenario.check)
+app.command(
+    epilog=_examples(
+        "tagvisor bugs                      the whole catalogue, run and judged",
+        "tagvisor bugs B12 --steps          one, with the steps that lead there",
+        "tagvisor bugs --json | jq 'select(.found == false)'",
+    )
+)(_cli_bugs.bugs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,18 +9,22 @@ bounds: these actors, these operations, this machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tagvisor import _check, _native, ops
 from tagvisor.errors import ArgumentError
 from tagvisor.verdict import Step, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from tagvisor.host import Host
 
-__all__ = ["Exploration", "explore", "ops"]
+__all__ = ["Exploration", "Turn", "explore", "ops", "schedule"]
+
+Turn: TypeAlias = "str | tuple[str, str]"
+"""Who runs to the end of its operations; or who, and before which step (``"path: step"``)."""
+
 
 _MAX_ACTORS = 8  # past which no machine finishes
 _MAX_STATES = (1 << 32) - 1
@@ -48,7 +52,11 @@ class Exploration:
 
 
 def explore(
-    host: Host, actors: Mapping[str, Sequence[ops.Op]], *, max_states: int = 1_000_000
+    host: Host,
+    actors: Mapping[str, Sequence[ops.Op]],
+    *,
+    properties: Collection[str] = (),
+    max_states: int = 1_000_000,
 ) -> Exploration:
     """Run the actors' operations in every order of their steps.
 
@@ -57,6 +65,8 @@ def explore(
             ledger, and no TLB (``tlb_bits=0``).
         actors: Name, which steps call the actor by, to its operations (:mod:`tagvisor.ops`), done
             one after the other. At most 8 actors.
+        properties: Look only for violations of these, such as ``("P1", "P2")``; for all by default.
+            A deadlock ends the search in any case.
         max_states: Stop after this many distinct states.
 
     Returns:
@@ -69,15 +79,11 @@ def explore(
         KeyboardInterrupt: Ctrl-C ends it.
     """
     limit = _check.integer("max_states", max_states, 1, _MAX_STATES)
-    if len(actors) > _MAX_ACTORS:
-        raise ArgumentError("actors", f"{len(actors)} actors", f"at most {_MAX_ACTORS}")
-    for name, todo in actors.items():
-        _check.text("actors", name)
-        for op in todo:
-            if not isinstance(op, ops.Op):
-                raise ArgumentError("actors", op, "operations, such as tagvisor.ops.ldg(cpu, p)")
     states, transitions, complete, found, waiting = _native.explore(
-        host.machine, [(name, list(todo)) for name, todo in actors.items()], limit
+        host.machine,
+        _checked(actors),
+        [_check.text("properties", one) for one in properties],
+        limit,
     )
     violation = None
     if found is not None:
@@ -86,3 +92,53 @@ def explore(
         steps = tuple(Step(*line) for line in waiting)
         violation = Violation("P8", "sanity", "every unfinished actor waits for another", steps)
     return Exploration(states, transitions, violation, complete)
+
+
+def schedule(host: Host, actors: Mapping[str, Sequence[ops.Op]], turns: Sequence[Turn]) -> None:
+    """Run one interleaving of the actors' operations, on the machine itself.
+
+    What :func:`explore` finds can be told again this way, and what happened on a real machine be
+    tried under another policy::
+
+        tv.schedule(
+            host,
+            {"vcpu0": [tv.ops.stg(cpu, 0x5000_0000, 5)], "vmm": [tv.ops.munmap(ram)]},
+            [("vcpu0", "user_mem_abort: kvm_fault_lock"), "vmm", "vcpu0"],
+        )
+
+    Args:
+        host: The machine. It is changed; when the schedule cannot be run, it is as it was.
+        actors: Name to operations, as for :func:`explore`.
+        turns: Who runs, in order. A name alone runs all that is left of its operations; with a
+            step, as the log names it, it stops before that step.
+
+    Raises:
+        ArgumentError: An actor waits for another, never comes to its step, or is not finished at
+            the end; or a turn names nobody.
+    """
+    todo = _checked(actors)
+    names = [name for name, _ in todo]
+    stretches: list[tuple[int, tuple[str, str] | None]] = []
+    for turn in turns:
+        who, until = (turn, None) if isinstance(turn, str) else turn
+        if who not in names:
+            raise ArgumentError("turns", who, "one of the actors: " + ", ".join(names))
+        if until is None:
+            stretches.append((names.index(who), None))
+            continue
+        path, colon, step = until.partition(": ")
+        if not colon:
+            raise ArgumentError("turns", until, "a path and its step, as in 'munmap: unmap_vmas'")
+        stretches.append((names.index(who), (path, step)))
+    _native.schedule(host.machine, todo, stretches)
+
+
+def _checked(actors: Mapping[str, Sequence[ops.Op]]) -> list[tuple[str, list[ops.Op]]]:
+    if len(actors) > _MAX_ACTORS:
+        raise ArgumentError("actors", f"{len(actors)} actors", f"at most {_MAX_ACTORS}")
+    for name, todo in actors.items():
+        _check.text("actors", name)
+        for op in todo:
+            if not isinstance(op, ops.Op):
+                raise ArgumentError("actors", op, "operations, such as tagvisor.ops.ldg(cpu, p)")
+    return [(name, list(todo)) for name, todo in actors.items()]

@@ -55,6 +55,8 @@ __all__ = [
 IPA = 0x5000_0000
 PAGE_SIZE = 4096
 BASE = "6.12"
+_DECIDED = ("P1", "P2", "P5", "P6")
+"""What the thread asks about: what becomes of tags, not of the flag that stands for them."""
 
 
 class Verdict(StrEnum):
@@ -66,6 +68,7 @@ class Verdict(StrEnum):
     UNTAGGABLE = "untaggable memory reached"
     OUTLIVE = "saved tags outlive slot"
     FREED_EARLY = "saved tags freed early"
+    FLAG = "flag without tags"
     DEADLOCK = "deadlock"
 
 
@@ -168,8 +171,9 @@ def _on_fresh_host(script: Script) -> Callable[[Policy], Cell]:
 
 
 def _cell(violations: Iterable[Violation], note: str) -> Cell:
-    """The verdict of the worst: P1, P2 and P5 before P6, then the first that was seen."""
-    worst = min(violations, key=lambda found: found.property == "P6", default=None)
+    """The verdict of the worst: tags lost, leaked or out of place, then what led or may lead there."""
+    behind = {"P3": 1, "P4": 1, "P6": 2}
+    worst = min(violations, key=lambda found: behind.get(found.property, 0), default=None)
     if worst is None:
         return Cell(Verdict.HOLDS, note, None)
     match worst.property:
@@ -179,6 +183,8 @@ def _cell(violations: Iterable[Violation], note: str) -> Cell:
             verdict = Verdict.TAGS_LEAKED
         case "P5":
             verdict = Verdict.UNTAGGABLE
+        case "P3" | "P4":
+            verdict = Verdict.FLAG
         case "P8":
             verdict = Verdict.DEADLOCK
         case _:
@@ -255,6 +261,7 @@ def _two_faults(policy: Policy) -> Cell:
             "vcpu0": [ops.stg(writer, IPA, 5), ops.ldg(writer, IPA)],
             "vcpu1": [ops.ldg(reader, IPA + 16)],
         },
+        properties=_DECIDED,
     )
     if found.violation is not None:
         return _cell([found.violation], "")

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 from tagvisor import _check
 from tagvisor._native import Op
 from tagvisor.errors import ArgumentError
+from tagvisor.process import BACKINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from tagvisor.host import Host
-    from tagvisor.process import Mapping, Page
+    from tagvisor.process import Backing, Mapping, Page
     from tagvisor.vcpu import Vcpu
     from tagvisor.vm import Vm
 
@@ -28,8 +31,11 @@ __all__ = [
     "evict",
     "ldg",
     "load",
+    "mmap",
     "mprotect",
     "munmap",
+    "peek_tags",
+    "poke_tags",
     "stg",
     "store",
     "swapoff",
@@ -117,6 +123,41 @@ def dontneed(mapping: Mapping, first: int = 0, pages: int | None = None) -> Op:
 def munmap(mapping: Mapping) -> Op:
     """``munmap`` of all of a mapping."""
     return Op.munmap(mapping.process.machine, mapping.process.mm, mapping.address, mapping.pages)
+
+
+def mmap(
+    over: Mapping,
+    *,
+    backing: Backing = "anon",
+    shared: bool = False,
+    mte: bool = False,
+    prot: str = "rw",
+) -> Op:
+    """``mmap(MAP_FIXED)`` over a mapping, as :meth:`tagvisor.Process.mmap` with ``at``."""
+    return Op.mmap_fixed(
+        over.process.machine,
+        over.process.mm,
+        over.address,
+        over.pages,
+        _check.choice("backing", backing, BACKINGS),
+        _check.flag("shared", shared),
+        _check.prot("prot", prot, mte=mte),
+    )
+
+
+def peek_tags(page: Page, granule: int = 0, count: int = 1) -> Op:
+    """``PTRACE_PEEKMTETAGS`` by a debugger: tags of ``count`` granules from ``granule`` on."""
+    first = _granule(page, granule)
+    many = _check.integer("count", count, 1, 256 - granule)
+    return Op.peek_tags(page.process.machine, page.process.mm, first, many)
+
+
+def poke_tags(page: Page, tags: Sequence[int], granule: int = 0) -> Op:
+    """``PTRACE_POKEMTETAGS`` by a debugger: tags, each 0 to 15, from ``granule`` on."""
+    first = _granule(page, granule)
+    values = [_check.integer("tags", tag, 0, 15) for tag in tags]
+    _check.integer("the number of tags", len(values), 1, 256 - granule)
+    return Op.poke_tags(page.process.machine, page.process.mm, first, values)
 
 
 def mprotect(

@@ -16,9 +16,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tagvisor import _check, _native
-from tagvisor.errors import UnknownProfileError
+from tagvisor.errors import UnknownKnobError, UnknownProfileError
 
-__all__ = ["Knob", "KnobValue", "Policy", "Profile", "knobs", "linux", "policy", "profiles"]
+__all__ = [
+    "Difference",
+    "Knob",
+    "KnobValue",
+    "Policy",
+    "Profile",
+    "difference",
+    "knob",
+    "knobs",
+    "linux",
+    "policy",
+    "profiles",
+    "takers",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +152,51 @@ def knobs() -> list[Knob]:
         )
         for knob, field, title, doc, source, values in _native.policy_knobs()
     ]
+
+
+def knob(name: str) -> Knob:
+    """One knob.
+
+    Args:
+        name: Its id, such as ``K18``, or its field name, such as ``sanitise``. ``K8`` names the
+            knob of ``K7``, which holds both rows.
+
+    Raises:
+        UnknownKnobError: No such knob; the message names those that exist.
+    """
+    wanted = {"K8": "K7"}.get(_check.text("name", name), name)
+    for known in knobs():
+        if wanted in {known.id, known.field}:
+            return known
+    raise UnknownKnobError("knob", name, "one of " + ", ".join(known.id for known in knobs()))
+
+
+def takers(knob: Knob) -> dict[str, tuple[str, ...]]:
+    """Which profiles take which value of a knob: every value, in its order, to their names."""
+    taken = [(known.name, policy(known.name).knobs[knob.id]) for known in profiles()]
+    return {
+        value.name: tuple(name for name, chosen in taken if chosen == value.name)
+        for value in knob.values
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A decision that two policies make differently."""
+
+    knob: Knob
+    left: KnobValue
+    """What the first decides."""
+    right: KnobValue
+    """What the second decides."""
+
+
+def difference(left: Policy, right: Policy) -> list[Difference]:
+    """In which decisions two policies differ, in the order of :func:`knobs`."""
+    found = []
+    for known in knobs():
+        values = {value.name: value for value in known.values}
+        pair = left.knobs[known.id], right.knobs[known.id]
+        if pair[0] != pair[1]:
+            found.append(Difference(known, values[pair[0]], values[pair[1]]))
+    return found

@@ -27,7 +27,7 @@ Backing = Literal["anon", "zone-device", "mmio"]
 such as pmem),
 or a device's registers without ``struct page``."""
 
-_BACKINGS: tuple[Backing, ...] = ("anon", "zone-device", "mmio")
+BACKINGS: tuple[Backing, ...] = ("anon", "zone-device", "mmio")
 _ACCESS_SIZES = (1, 2, 4, 8)
 _MAX_PAGES = 1 << 31  # 8 TiB, past any machine that can be built
 _TAG_SHIFT = 56
@@ -100,12 +100,27 @@ class Process:
         address = self.machine.mmap(
             self.mm,
             count,
-            _check.choice("backing", backing, _BACKINGS),
+            _check.choice("backing", backing, BACKINGS),
             _check.flag("shared", shared),
             _check.prot("prot", prot, mte=mte),
             None if fixed is None else _check.page_aligned("at", fixed, 48),
         )
         return Mapping(self, address, count)
+
+    def fork(self, name: str) -> Process:
+        """``fork``: a child with the same memory, which either copies when it writes to it.
+
+        Args:
+            name: What the child is called.
+        """
+        child = Process.__new__(Process)
+        child.machine, child.name = self.machine, name
+        child.mm = self.machine.fork(self.mm, name)
+        return child
+
+    def exit(self) -> None:
+        """The process ends: all it has mapped goes. Any later access is a ``SEGV_MAPERR``."""
+        self.machine.exit_mm(self.mm)
 
     def create_vm(self, *, mte: bool = False) -> Vm:
         """``KVM_CREATE_VM``, and with ``mte`` ``KVM_CAP_ARM_MTE``.
@@ -182,7 +197,7 @@ class Mapping:
             pages: How many; to the end by default.
         """
         address, count = self.span(first, pages)
-        self.process.machine.madvise_dontneed(self.process.mm, address, count)
+        self.process.machine.madvise(self.process.mm, address, count, "dontneed")
 
     def span(self, first: int = 0, pages: int | None = None) -> tuple[int, int]:
         """Address and number of pages of a part of it.

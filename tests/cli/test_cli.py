@@ -287,16 +287,6 @@ def test_bench_names_what_there_is_to_measure() -> None:
     assert_one_line(tagvisor("bench", "frob"), "'frob'", "replay")
 
 
-def test_policies_lists_every_profile_and_knob() -> None:
-    people = tagvisor("policies")
-    rows = [json.loads(line) for line in tagvisor("policies", "--json").stdout.splitlines()]
-
-    for profile in tv.profiles():
-        assert profile.name in people.stdout
-    assert [row["knob"] for row in rows if "knob" in row] == [knob.id for knob in tv.knobs()]
-    assert rows[0]["profile"] == tv.profiles()[0].name
-
-
 def test_matrix_is_one_json_object_a_cell() -> None:
     rows = [json.loads(line) for line in tagvisor("matrix", "--json").stdout.splitlines()]
 

@@ -75,7 +75,7 @@ def test_guests_and_verdicts(machine: _native.Machine) -> None:
 def test_exploring(machine: _native.Machine) -> None:
     op = _native.Op.evict(machine, 0, machine.mmap(0, 1, "anon", False, "rw", None))  # noqa: FBT003
     states, transitions, complete, violation, deadlock = _native.explore(
-        machine, [("kswapd", [op])], 100
+        machine, [("kswapd", [op])], ["P1"], 100
     )
 
     assert {type(states), type(transitions)} == {int}

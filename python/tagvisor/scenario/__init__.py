@@ -8,11 +8,12 @@ r"""Scenario scripts: a command a line in, an answer a line out, as a real kerne
 
 Models the scenario language in which answers of real kernels are recorded:
 :mod:`~tagvisor.scenario.parser` reads it, :mod:`~tagvisor.scenario.interpreter` executes it,
-:mod:`~tagvisor.scenario.answers` writes what compares.
+:mod:`~tagvisor.scenario.answers` writes what compares, :mod:`~tagvisor.scenario.compare` compares
+it with another's answers.
 """
 
 from tagvisor.scenario.answers import Answer, json_lines
-from tagvisor.scenario.interpreter import run, run_text
+from tagvisor.scenario.interpreter import judge, run, run_text
 from tagvisor.scenario.parser import parse
 
-__all__ = ["Answer", "json_lines", "parse", "run", "run_text"]
+__all__ = ["Answer", "json_lines", "judge", "parse", "run", "run_text"]

@@ -52,10 +52,10 @@ def tag_string(tags: Iterable[int]) -> str:
     return text
 
 
-def number_answers(answers: Iterable[tuple[str, Keys]]) -> list[Answer]:
-    """Commands' texts and keys as a finished scenario: numbered, with the end line."""
+def number_answers(answers: Iterable[tuple[str, str, Keys]]) -> list[Answer]:
+    """Who answered, commands and keys as a finished scenario: numbered, with the end line."""
     numbered: list[Answer] = [
-        {"i": i, "who": "p", "cmd": text, **keys} for i, (text, keys) in enumerate(answers)
+        {"i": i, "who": who, "cmd": text, **keys} for i, (who, text, keys) in enumerate(answers)
     ]
     return [*numbered, {"end": 1}]
 

@@ -15,31 +15,41 @@ from dataclasses import dataclass, field
 
 __all__ = [
     "CheckAll",
+    "ChildCommand",
     "Command",
     "CopyTags",
     "CreateVm",
     "Destroy",
+    "DirtyLog",
     "Evict",
     "Fill",
     "FillAll",
+    "Fork",
     "Guest",
     "GuestCommand",
     "HostCommand",
     "Ldg",
+    "MachineCommand",
     "Madvise",
     "Mmap",
     "Mprotect",
     "Munmap",
     "OldPageFlags",
     "Pagemap",
+    "Peek",
+    "Poke",
     "Rand",
     "Read",
     "Resident",
     "Set",
     "Slot",
     "Stg",
+    "Swapout",
+    "SyscallRead",
+    "TagCheckMode",
     "Tags",
-    "TcfSync",
+    "Unknown",
+    "Unsupported",
     "Write",
 ]
 
@@ -64,14 +74,20 @@ class HostCommand(Command):
 
 @dataclass(frozen=True, slots=True)
 class Mmap(HostCommand):
-    """``mmap NAME anon PAGES [mte] [ro] [none] [fixed=OBJ]``."""
+    """``mmap NAME KIND PAGES [mte] [ro] [none] [fixed=OBJ] [fd=OBJ] [file=PATH] [off=PAGES]``."""
 
+    kind: str
     pages: int
     prot: str
-    """Letters of ``rw``."""
-    mte: bool
+    """Letters of ``rwm``."""
     fixed: str | None
     """The object whose address it takes (MAP_FIXED)."""
+    fd: str | None
+    """The object whose memfd it maps."""
+    file: str | None
+    """The path of the file it maps."""
+    offset: int
+    """First page of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +101,7 @@ class Mprotect(HostCommand):
 
     page: int
     prot: str
-    mte: bool
+    """Letters of ``rwm``."""
     pages: int
 
 
@@ -182,8 +198,77 @@ class CheckAll(HostCommand):
 
 
 @dataclass(frozen=True, slots=True)
-class TcfSync(Command):
-    """``tcf sync``: the only tag check mode the model has, and the one a scenario starts in."""
+class TagCheckMode(Command):
+    """``tcf sync|async|none``."""
+
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyscallRead(HostCommand):
+    """``syscallrd NAME P [TAG]``."""
+
+    page: int
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class Swapout(HostCommand):
+    """``swapout NAME P``."""
+
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fork(Command):
+    """``fork``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCommand(Command):
+    """``c COMMAND...``: a command of the forked child; ``c exit`` has none."""
+
+    command: Command | None
+
+
+@dataclass(frozen=True, slots=True)
+class Peek(HostCommand):
+    """``peek NAME P G``."""
+
+    page: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Poke(HostCommand):
+    """``poke NAME P G TAG``."""
+
+    page: int
+    count: int
+    tag: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCommand(Command):
+    """What a ``sh`` line does to the machine: ``ksm``, ``hugepages``, ``reclaim`` or ``swapoff``.
+
+    It has no answer.
+    """
+
+    what: str
+    amount: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Command):
+    """A command that the language does not have, which a real interpreter answers so too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported(Command):
+    """A command that the model cannot execute: answered as such, so that the order is kept."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +328,13 @@ class Slot(GuestCommand):
 @dataclass(frozen=True, slots=True)
 class Destroy(GuestCommand):
     """``destroy``."""
+
+
+@dataclass(frozen=True, slots=True)
+class DirtyLog(GuestCommand):
+    """``dirtylog ID``."""
+
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,19 @@ last line prints nothing.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
+import re
 from typing import TYPE_CHECKING
 
 from tagvisor.errors import ScenarioError
 from tagvisor.scenario import commands as cmd
-from tagvisor.scenario.guest_words import copytags, create_vm, destroy, guest, slot
+from tagvisor.scenario.guest_words import (
+    copytags,
+    create_vm,
+    destroy,
+    dirtylog,
+    guest,
+    slot,
+)
 from tagvisor.scenario.words import Words
 
 if TYPE_CHECKING:
@@ -33,55 +40,57 @@ MAX_BYTES = 1000
 # Commands whose answer carries nothing that two systems could agree on; the language drops it.
 NOTES = frozenset({"scenario", "echo", "slab", "sleepms", "trace"})
 
-# Words of the language without an answer here yet, and why.
-UNMODELLED = {
-    "swapout": "leaves the page in the swap cache; evict does not",
-    "fork": "one process, one address space so far",
-    "c": "one process, one address space so far",
-    "peek": "ptrace on a child",
-    "poke": "ptrace on a child",
-    "dirtylog": "KVM_GET_DIRTY_LOG",
-    "syscallrd": "the kernel's own accesses to user memory",
+KINDS = ("anon", "shared", "memfd", "memfdp", "file", "filep", "hugetlb", "hugetlbs")
+
+# The names in the language of what madvise calls otherwise; the others are the same.
+ADVICE = {
+    "poprd": "populate_read",
+    "popwr": "populate_write",
+    **{
+        name: name
+        for name in (
+            *("dontneed", "free", "cold", "pageout", "remove", "mergeable", "unmergeable"),
+            *("hugepage", "willneed", "collapse", "hwpoison", "soft_offline"),
+        )
+    },
 }
 
-# `sh` lines may be ignored, except those that switch on what then changes answers.
-SH_THAT_MATTERS = ("/ksm/run", "nr_hugepages", "swapoff", "swapon")
-
-ADVICE = frozenset({"dontneed"})
-UNMODELLED_ADVICE = frozenset(
-    {
-        *("pageout", "free", "cold", "remove", "mergeable", "unmergeable", "hugepage"),
-        *("willneed", "poprd", "popwr", "collapse", "hwpoison", "soft_offline"),
-    }
-)
-UNMODELLED_KINDS = frozenset({"shared", "memfd", "memfdp", "file", "filep", "hugetlb", "hugetlbs"})
-UNMODELLED_MMAP = ("fd=", "file=", "align2m", "off=")
+HUGEPAGES = re.compile(r"echo\s+(\d+)\s*>\s*\S*nr_hugepages")
+RECLAIM = re.compile(r"echo\s+(\d+)([KMG]?)\s*>\s*\S*memory\.reclaim")
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 def mmap(w: Words) -> Command:
     name = w.name("NAME")
     kind = w.word("KIND")
-    if kind in UNMODELLED_KINDS:
-        w.fail(f"memory of kind {kind!r} is not modelled yet", "anon")
-    if kind != "anon":
-        w.fail(f"no such kind of memory: {kind!r}", "anon")
-    pages = w.dec("PAGES", low=1)
-    prot, mte, fixed = "rw", False, None
+    if kind not in KINDS:
+        w.fail(f"no such kind of memory: {kind!r}", f"one of {', '.join(KINDS)}")
+    pages = w.dec("PAGES")
+    prot, fixed, fd, file, offset = "rw", None, None, None, 0
     for option in w.rest():  # left to right: `none` takes back an earlier `mte`
-        match option:
+        key, _, value = option.partition("=")
+        match key:
             case "mte":
-                mte = True
+                prot += "m"
             case "ro":
                 prot = prot.replace("w", "")
             case "none":
-                prot, mte = "", False
-            case _ if option.startswith("fixed="):
-                fixed = w.object_name("fixed=OBJ", option.removeprefix("fixed="))
-            case _ if option.startswith(UNMODELLED_MMAP):
-                w.fail(f"option {option!r} is not modelled yet")
+                prot = ""
+            case "align2m":
+                pass  # addresses are not answered, and there are no huge pages to align for
+            case "fixed":
+                fixed = w.object_name("fixed=OBJ", value)
+            case "fd":
+                fd = w.object_name("fd=OBJ", value)
+            case "file":
+                file = value
+            case "off":
+                offset = w.as_dec("off=PAGES", value)
             case _:
                 w.fail(f"no such option: {option!r}")
-    return cmd.Mmap(w.line, w.text, name, pages, prot, mte, fixed)
+    if kind in {"file", "filep"} and file is None:
+        w.fail(f"kind {kind!r} without file=PATH")
+    return cmd.Mmap(w.line, w.text, name, kind, pages, prot, fixed, fd, file, offset)
 
 
 def munmap(w: Words) -> Command:
@@ -91,18 +100,13 @@ def munmap(w: Words) -> Command:
 def mprotect(w: Words) -> Command:
     name, page, letters = w.name("NAME"), w.dec("P"), w.word("PROT")
     # Other letters add nothing: `n` alone is PROT_NONE.
-    prot = "".join(letter for letter in "rw" if letter in letters)
-    return cmd.Mprotect(
-        w.line, w.text, name, page, prot, "m" in letters, w.dec("N", low=1, default=1)
-    )
+    prot = "".join(letter for letter in "rwm" if letter in letters)
+    return cmd.Mprotect(w.line, w.text, name, page, prot, w.dec("N", default=1))
 
 
 def madvise(w: Words) -> Command:
     name, page, advice = w.name("NAME"), w.dec("P"), w.word("WHAT")
-    if advice in UNMODELLED_ADVICE:
-        w.fail(f"advice {advice!r} is not modelled yet", " or ".join(sorted(ADVICE)))
-    known = advice if advice in ADVICE else None
-    return cmd.Madvise(w.line, w.text, name, page, known, w.dec("N", low=1, default=1))
+    return cmd.Madvise(w.line, w.text, name, page, ADVICE.get(advice), w.dec("N", default=1))
 
 
 def rd(w: Words) -> Command:
@@ -155,11 +159,30 @@ def checkall(w: Words) -> Command:
 
 def tcf(w: Words) -> Command:
     mode = w.word("MODE")
-    if mode in {"async", "none"}:
-        w.fail(f"tag check mode {mode!r} is not modelled yet", "sync")
-    if mode != "sync":
-        w.fail(f"no such tag check mode: {mode!r}", "sync")
-    return cmd.TcfSync(w.line, w.text)
+    if mode not in {"sync", "async", "none"}:
+        w.fail(f"no such tag check mode: {mode!r}", "sync, async or none")
+    return cmd.TagCheckMode(w.line, w.text, mode)
+
+
+def syscallrd(w: Words) -> Command:
+    return cmd.SyscallRead(w.line, w.text, w.name("NAME"), w.dec("P"), w.tag("TAG", default=0))
+
+
+def swapout(w: Words) -> Command:
+    return cmd.Swapout(w.line, w.text, w.name("NAME"), w.dec("P"))
+
+
+def fork(w: Words) -> Command:
+    return cmd.Fork(w.line, w.text)
+
+
+def peek(w: Words) -> Command:
+    return cmd.Peek(w.line, w.text, w.name("NAME"), w.dec("P"), w.dec("G", high=512))
+
+
+def poke(w: Words) -> Command:
+    name, page, count = w.name("NAME"), w.dec("P"), w.dec("G", high=512)
+    return cmd.Poke(w.line, w.text, name, page, count, w.tag("TAG"))
 
 
 def evict(w: Words) -> Command:
@@ -183,11 +206,15 @@ COPYTAGS_USAGE = (
     " [partial=BYTES]"
 )
 
+MMAP_USAGE = (
+    "mmap NAME KIND PAGES [mte] [ro] [none] [fixed=OBJ] [fd=OBJ] [file=PATH] [align2m] [off=PAGES]"
+)
+
 _COMMANDS: dict[str, tuple[Callable[[Words], Command], str]] = {
-    "mmap": (mmap, "mmap NAME anon PAGES [mte] [ro] [none] [fixed=OBJ]"),
+    "mmap": (mmap, MMAP_USAGE),
     "munmap": (munmap, "munmap NAME"),
     "mprotect": (mprotect, "mprotect NAME P PROT [N], PROT of the letters r w m, or n"),
-    "madvise": (madvise, "madvise NAME P dontneed [N]"),
+    "madvise": (madvise, "madvise NAME P ADVICE [N], as in: madvise A 0 pageout"),
     "rd": (rd, "rd NAME P [OFF [TAG]]"),
     "wr": (wr, "wr NAME P OFF VALUE [TAG]"),
     "set": (set_, "set NAME P VALUE"),
@@ -198,7 +225,13 @@ _COMMANDS: dict[str, tuple[Callable[[Words], Command], str]] = {
     "tags": (tags, "tags NAME P"),
     "fillall": (fillall, "fillall NAME N TAG"),
     "checkall": (checkall, "checkall NAME N TAG"),
-    "tcf": (tcf, "tcf sync"),
+    "tcf": (tcf, "tcf sync|async|none"),
+    "syscallrd": (syscallrd, "syscallrd NAME P [TAG]"),
+    "swapout": (swapout, "swapout NAME P"),
+    "fork": (fork, "fork"),
+    "peek": (peek, "peek NAME P G"),
+    "poke": (poke, "poke NAME P G TAG"),
+    "dirtylog": (dirtylog, "dirtylog ID"),
     "evict": (evict, "evict NAME P"),
     "pm": (pm, "pm NAME P"),
     "oldpf": (oldpf, "oldpf NAME P"),
@@ -248,16 +281,17 @@ def _line(path: str, number: int, raw: bytes) -> Command | None:
     if not words or words[0].startswith("#"):
         return None
     name = words[0]
-    if len(words) > MAX_WORDS:
+    if len(words) > MAX_WORDS and name != "sh" and name not in NOTES:
         problem = f"{len(words)} words in a line"
         raise ScenarioError(path, number, problem, f"at most {MAX_WORDS}")
     if name in NOTES:
         return None
     if name == "sh":
-        _judge_shell(path, number, text)
-        return None
+        return _shell(number, text)
+    if name == "c":
+        return _of_child(path, number, text)
     if name not in _COMMANDS:
-        raise _no_such_command(path, number, name)
+        return cmd.Unknown(number, text)
     read, usage = _COMMANDS[name]
     cursor = Words(path, number, text, words, usage)
     command = read(cursor)
@@ -265,18 +299,28 @@ def _line(path: str, number: int, raw: bytes) -> Command | None:
     return command
 
 
-def _judge_shell(path: str, number: int, text: str) -> None:
-    for word in SH_THAT_MATTERS:
-        if word in text:
-            problem = f"a shell command that changes later answers ({word}) is not modelled yet"
-            raise ScenarioError(path, number, problem, "sh without it")
+def _shell(number: int, text: str) -> Command | None:
+    """What a shell line does that later answers show; everything else about it is dropped."""
+    if "/ksm/run" in text:
+        return cmd.MachineCommand(number, text, "ksm")
+    if found := HUGEPAGES.search(text):
+        return cmd.MachineCommand(number, text, "hugepages", int(found[1]))
+    if found := RECLAIM.search(text):
+        return cmd.MachineCommand(number, text, "reclaim", int(found[1]) * UNITS[found[2]])
+    if re.search(r"\bswapoff\b", text):
+        return cmd.MachineCommand(number, text, "swapoff")
+    return None
 
 
-def _no_such_command(path: str, number: int, name: str) -> ScenarioError:
-    known = ", ".join(_COMMANDS)
-    if name in UNMODELLED:
-        problem = f"command {name!r} is not modelled yet ({UNMODELLED[name]})"
-        return ScenarioError(path, number, problem, f"one of {known}")
-    near = get_close_matches(name, _COMMANDS, n=1)
-    guess = f"{near[0]!r}, or another " if near else ""
-    return ScenarioError(path, number, f"no such command: {name!r}", f"{guess}one of {known}")
+def _of_child(path: str, number: int, text: str) -> Command | None:
+    """``c COMMAND``: the answer repeats the text behind the ``c``."""
+    rest = text.partition("c ")[2]
+    if rest.startswith("exit"):
+        return cmd.ChildCommand(number, text, None)
+    command = _line(path, number, rest.encode())
+    if command is None:
+        return None
+    if isinstance(command, cmd.GuestCommand | cmd.ChildCommand | cmd.Fork | cmd.Peek | cmd.Poke):
+        problem = f"the child cannot execute {rest!r}"
+        raise ScenarioError(path, number, problem, "a command about memory")
+    return cmd.ChildCommand(number, rest, command)

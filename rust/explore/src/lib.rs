@@ -8,6 +8,10 @@
 //! **Keeps**: states are told apart by their whole encoding, never by a hash alone, so "complete" means every reachable
 //! state was looked at.
 
+mod actor;
+mod schedule;
 mod search;
 
-pub use search::{Actor, Exploration, ExploreError, Finding, explore};
+pub use actor::Actor;
+pub use schedule::{ScheduleError, Turn, schedule};
+pub use search::{Exploration, ExploreError, Finding, explore};

@@ -4,17 +4,10 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use rustc_hash::{FxHashSet, FxHasher};
-use tagvisor_host::{Host, Op, Progress, StepLine, Task, Violation};
+use tagvisor_host::{Host, Progress, Property, StepLine, Violation};
 use thiserror::Error;
 
-/// An actor: operations done one after the other.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Actor {
-    /// Name in the schedule, e.g. `vcpu0`.
-    pub name: String,
-    /// What it does.
-    pub ops: Vec<Op>,
-}
+use crate::actor::{Actor, Runner};
 
 /// What the search found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,23 +46,6 @@ pub enum ExploreError {
     NoActors,
 }
 
-/// One actor's place in its program.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Runner {
-    task: Task,
-    /// Operations begun.
-    begun: usize,
-}
-
-impl Runner {
-    fn new() -> Self {
-        Self {
-            task: Task::new(Op::Nothing),
-            begun: 0,
-        }
-    }
-}
-
 #[derive(Clone)]
 struct State {
     host: Host,
@@ -79,31 +55,21 @@ struct State {
 impl State {
     /// Runs one step of an actor; `None` if it is finished or waits.
     fn step(&self, who: usize, actors: &[Actor]) -> Option<Self> {
-        let runner = &self.runners[who];
-        let idle = runner.begun == 0 || runner.task.is_done();
-        if idle && runner.begun == actors[who].ops.len() {
+        if self.runners[who].finished(&actors[who]) {
             return None;
         }
         let mut next = self.clone();
-        let runner = &mut next.runners[who];
-        if idle {
-            runner.task.restart(actors[who].ops[runner.begun].clone());
-            runner.begun += 1;
-        }
-        if runner.task.step(&mut next.host) == Progress::Blocked {
+        if next.runners[who].step(&actors[who], &mut next.host) == Progress::Blocked {
             return None;
         }
-        if next.runners.iter().all(|r| r.begun == 0 || r.task.is_done()) {
+        if next.runners.iter().all(Runner::idle) {
             next.host.ledger_quiesce();
         }
         Some(next)
     }
 
     fn finished(&self, actors: &[Actor]) -> bool {
-        self.runners
-            .iter()
-            .zip(actors)
-            .all(|(r, a)| r.begun == a.ops.len() && (r.begun == 0 || r.task.is_done()))
+        self.runners.iter().zip(actors).all(|(r, a)| r.finished(a))
     }
 
     fn encode(&self) -> Box<[u8]> {
@@ -143,10 +109,11 @@ struct Link {
 const STATES_PER_POLL: u64 = 128;
 
 /// Runs the actors' steps from `start` in every order, until a finding, `max_states` distinct states, or `go_on` (called
-/// with the number of states now and then) says stop.
+/// with the number of states now and then) says stop. A violation counts if its property is `wanted`; none named is all.
 pub fn explore(
     start: &Host,
     actors: &[Actor],
+    wanted: &[Property],
     max_states: u64,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Exploration, ExploreError> {
@@ -188,7 +155,8 @@ pub fn explore(
                 before: index,
                 who: who as u8,
             };
-            if let Some(violation) = next.host.violations().first() {
+            let counts = |v: &&Violation| wanted.is_empty() || wanted.contains(&v.property);
+            if let Some(violation) = next.host.violations().iter().find(counts) {
                 let steps = search.schedule(&first, link);
                 let finding = Finding::Violation(Violation {
                     steps,

@@ -3,7 +3,7 @@
 use tagvisor_arch::{Ipa, Tag, Va};
 use tagvisor_explore::{Actor, Exploration, ExploreError, Finding, explore};
 use tagvisor_host::{
-    Backing, Config, GuestOp, Machine, MmId, MmapArgs, Op, Policy, Property, Prot, SlotArgs, UserOp, VcpuId,
+    Advice, Backing, Config, GuestOp, Machine, MapSpec, MmId, Op, Policy, Property, Prot, SlotArgs, UserOp, VcpuId,
 };
 
 const IPA: u64 = 0x5000_0000;
@@ -20,17 +20,17 @@ fn machine(knobs: &[(&str, &str)]) -> (Machine, MmId, Va, [VcpuId; 2]) {
     .unwrap();
     let vmm = machine.create_process("vmm");
     let rw = Prot::READ | Prot::WRITE;
-    let old = MmapArgs {
+    let old = MapSpec {
         pages: 1,
         backing: Backing::Anon,
         shared: false,
         prot: rw | Prot::MTE,
-        fixed: None,
+        pgoff: 0,
     };
-    let earlier = machine.mmap(vmm, old).unwrap();
+    let earlier = machine.mmap(vmm, old, None).unwrap();
     machine.user_stg(vmm, earlier, Tag::new(0xc)).unwrap();
     machine.munmap(vmm, earlier, 1).unwrap();
-    let ram = machine.mmap(vmm, MmapArgs { prot: rw, ..old }).unwrap();
+    let ram = machine.mmap(vmm, MapSpec { prot: rw, ..old }, None).unwrap();
     machine.user_store(vmm, ram, 8, 1).unwrap();
     let vm = machine.create_vm(vmm).unwrap();
     machine.enable_cap_arm_mte(vm).unwrap();
@@ -47,6 +47,10 @@ fn machine(knobs: &[(&str, &str)]) -> (Machine, MmId, Va, [VcpuId; 2]) {
 }
 
 fn two_vcpus(knobs: &[(&str, &str)]) -> Exploration {
+    two_vcpus_for(knobs, &[])
+}
+
+fn two_vcpus_for(knobs: &[(&str, &str)], wanted: &[Property]) -> Exploration {
     let (machine, _, _, cpus) = machine(knobs);
     let ops = |cpu, tag| {
         vec![
@@ -70,7 +74,7 @@ fn two_vcpus(knobs: &[(&str, &str)]) -> Exploration {
             ops: vec![Op::Guest(cpus[1], GuestOp::Ldg { ptr: Va(IPA) })],
         },
     ];
-    explore(machine.host(), &actors, 1_000_000, &mut |_| true).unwrap()
+    explore(machine.host(), &actors, wanted, 1_000_000, &mut |_| true).unwrap()
 }
 
 fn violated(outcome: &Exploration) -> Option<Property> {
@@ -89,8 +93,16 @@ fn pg_mte_lock_holds_in_every_order() {
 
 #[test]
 fn test_and_set_then_clear_leaks_stale_tags_to_the_second_fault() {
-    let outcome = two_vcpus(&[("K18", "test-and-set")]);
+    let outcome = two_vcpus_for(&[("K18", "test-and-set")], &[Property::NoLeak]);
     assert_eq!(violated(&outcome), Some(Property::NoLeak));
+}
+
+#[test]
+fn the_flag_that_promised_too_much_is_found_before_the_leak() {
+    let early = two_vcpus(&[("K18", "test-and-set")]);
+    let late = two_vcpus_for(&[("K18", "test-and-set")], &[Property::NoLeak]);
+    assert_eq!(violated(&early), Some(Property::FlagTags));
+    assert!(early.states < late.states, "{} {}", early.states, late.states);
 }
 
 #[test]
@@ -144,7 +156,7 @@ fn a_fault_and_a_reclaim_of_the_page_agree_in_every_order() {
             ops: vec![Op::Evict(vmm, ram), Op::Evict(vmm, ram)],
         },
     ];
-    let outcome = explore(machine.host(), &actors, 1_000_000, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
     assert_eq!(
         (violated(&outcome), outcome.complete),
         (None, true),
@@ -164,7 +176,7 @@ fn a_vmm_that_discards_its_page_races_a_fault_without_harm() {
         Actor {
             name: "vmm".into(),
             ops: vec![
-                Op::DontNeed(vmm, ram, 1),
+                Op::Madvise(vmm, ram, 1, Advice::Dontneed),
                 Op::User(
                     vmm,
                     UserOp::Store {
@@ -176,7 +188,7 @@ fn a_vmm_that_discards_its_page_races_a_fault_without_harm() {
             ],
         },
     ];
-    let outcome = explore(machine.host(), &actors, 1_000_000, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
     assert_eq!(
         (violated(&outcome), outcome.complete),
         (None, true),
@@ -200,7 +212,7 @@ fn limits_and_stops_are_not_called_complete() {
         name: format!("vcpu{i}"),
         ops: vec![Op::Guest(cpus[i], GuestOp::Ldg { ptr: Va(IPA) })],
     });
-    let outcome = explore(machine.host(), &actors, 10, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], 10, &mut |_| true).unwrap();
     assert!(!outcome.complete && outcome.finding.is_none());
 }
 
@@ -221,11 +233,11 @@ fn machines_the_explorer_cannot_judge_are_refused() {
         ops: vec![Op::Swapoff],
     }];
     assert_eq!(
-        explore(blind.host(), &actor, 1, &mut |_| true),
+        explore(blind.host(), &actor, &[], 1, &mut |_| true),
         Err(ExploreError::NoLedger)
     );
     assert_eq!(
-        explore(cached.host(), &actor, 1, &mut |_| true),
+        explore(cached.host(), &actor, &[], 1, &mut |_| true),
         Err(ExploreError::Tlb(4))
     );
 }
@@ -238,7 +250,7 @@ fn a_search_asks_now_and_then_whether_to_go_on() {
         ops: vec![Op::Guest(cpus[i], GuestOp::Ldg { ptr: Va(IPA) })],
     });
     let mut asked = 0;
-    let outcome = explore(machine.host(), &actors, 1_000_000, &mut |_| {
+    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| {
         asked += 1;
         false
     });
@@ -255,14 +267,14 @@ fn what_lies_in_zone_device_memory_is_part_of_a_state() {
     .unwrap();
     let vmm = machine.create_process("vmm");
     let rw = Prot::READ | Prot::WRITE;
-    let pmem = MmapArgs {
+    let pmem = MapSpec {
         pages: 1,
         backing: Backing::ZoneDevice,
         shared: true,
         prot: rw,
-        fixed: None,
+        pgoff: 0,
     };
-    let at = machine.mmap(vmm, pmem).unwrap();
+    let at = machine.mmap(vmm, pmem, None).unwrap();
     let encoded = |value| {
         let mut machine = machine.clone();
         machine.user_store(vmm, at, 8, value).unwrap();

@@ -29,6 +29,8 @@ macro_rules! errnos {
 errnos! {
     /// No such file or directory.
     Enoent = 2, "ENOENT";
+    /// Input/output error.
+    Eio = 5, "EIO";
     /// Bad file descriptor: the VM was destroyed.
     Ebadf = 9, "EBADF";
     /// Try again.
@@ -47,6 +49,8 @@ errnos! {
     Einval = 22, "EINVAL";
     /// Function not implemented.
     Enosys = 38, "ENOSYS";
+    /// Operation not supported.
+    Eopnotsupp = 95, "EOPNOTSUPP";
 }
 
 impl Errno {
@@ -82,8 +86,13 @@ pub enum Signal {
         /// Faulting address.
         addr: Va,
     },
-    /// `SIGBUS`: the memory could not be brought in.
+    /// `SIGBUS`: the memory could not be brought in, or lies beyond the end of the file.
     SigBus {
+        /// Faulting address.
+        addr: Va,
+    },
+    /// `SIGBUS`, `BUS_MCEERR_AR`: the page is poisoned.
+    SigBusMce {
         /// Faulting address.
         addr: Va,
     },
@@ -97,6 +106,7 @@ impl Signal {
             Self::SegvAccErr { .. } => "SIGSEGV SEGV_ACCERR(2)",
             Self::SegvMteSerr { .. } => "SIGSEGV SEGV_MTESERR(9)",
             Self::SigBus { .. } => "SIGBUS (2)",
+            Self::SigBusMce { .. } => "SIGBUS (4)",
         }
     }
 
@@ -106,7 +116,8 @@ impl Signal {
             Self::SegvMapErr { addr }
             | Self::SegvAccErr { addr }
             | Self::SegvMteSerr { addr }
-            | Self::SigBus { addr } => addr,
+            | Self::SigBus { addr }
+            | Self::SigBusMce { addr } => addr,
         }
     }
 }

@@ -30,6 +30,8 @@ pub enum Actor {
     Vcpu(VcpuId),
     /// Page reclaim.
     Reclaim,
-    /// An administrator's command (swapoff).
+    /// An administrator's command (swapoff, ftruncate).
     Admin,
+    /// A debugger that looks into a process (ptrace).
+    Debugger,
 }

@@ -1,7 +1,7 @@
 //! The host: what Linux and KVM do with tagged memory behind a guest's back.
 //!
 //! **Models** one machine's physical pages (`struct page` with `PG_mte_tagged` and `PG_mte_lock`), processes with
-//! anonymous and device mappings, reclaim and swap with the saved-tag store of `arch/arm64/mm/mteswap.c`, MMU
+//! anonymous, file and device mappings, fork and copy-on-write, reclaim and swap with the saved-tag store of `arch/arm64/mm/mteswap.c`, MMU
 //! notifiers, memslots, `KVM_CAP_ARM_MTE`, `user_mem_abort` with real stage-2 descriptors, and the ledger that judges
 //! it all.
 //!
@@ -9,9 +9,7 @@
 //! after it. [`Machine`] runs tables to their end; the explorer runs the very same tables one step at a time. Every
 //! decision that kernel versions made differently is a value in [`Policy`], asked at the decision.
 //!
-//! **Leaves out** so far: fork and copy-on-write between processes, shmem, THP, hugetlb, KSM, migration, userfaultfd,
-//! several swap devices, block mappings in KVM, dirty logging of tag writes (rows of the policy matrix that are not
-//! knobs yet behave as in 6.12).
+//! **Leaves out** so far: THP, hugetlb, userfaultfd, several swap devices, block mappings in KVM.
 //!
 //! **Keeps**: switching the ledger or the log off changes no result but the verdicts; no hash order reaches an output.
 
@@ -19,6 +17,7 @@ mod buddy;
 mod checked;
 mod config;
 mod errno;
+mod file;
 mod hits;
 mod ids;
 mod ioctl;
@@ -26,6 +25,7 @@ mod kvm;
 mod ledger;
 mod log;
 mod machine;
+mod madvise;
 mod memcg;
 mod mm;
 mod mteswap;
@@ -42,14 +42,16 @@ mod verdict;
 pub use checked::Checked;
 pub use config::{Config, ConfigError};
 pub use errno::{Errno, Signal};
+pub use file::{FileId, FileKind};
 pub use hits::GuestPage;
 pub use ids::{Actor, MmId, VcpuId, VmId};
 pub use ioctl::{CopyTags, GuestExit, SlotArgs};
 pub use kvm::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
 pub use log::StepLine;
-pub use machine::{Machine, MmapArgs, PagemapEntry};
+pub use machine::{Machine, PagemapEntry};
+pub use madvise::Advice;
 pub use mm::{Backing, Prot};
-pub use ops::{GuestOp, Op, OpResult, UserOp};
+pub use ops::{GuestOp, MapSpec, Op, OpResult, UserOp};
 pub use policy::{CheckedAt, FaultLock, HostSync, Sanitise, SavedTags, SharedBacking, Untaggable, ZeroPage};
 pub use policy::{Knob, KnobError, KnobValue, Policy, Profile, UnknownProfile};
 pub use state::{Host, Stats};

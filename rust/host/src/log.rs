@@ -7,6 +7,7 @@
 
 use tagvisor_arch::{Pfn, Va};
 
+use crate::file::FileId;
 use crate::ids::{Actor, MmId};
 use crate::swap::SwpEntry;
 
@@ -18,6 +19,7 @@ pub(crate) enum Key {
     Frame(Pfn),
     Slot(SwpEntry),
     Page(MmId, u64),
+    File(FileId, u64),
 }
 
 impl Key {

@@ -5,34 +5,21 @@
 //!
 //! **Keeps**: an operation that is refused changes nothing; after each one no task is under way, so the ledger may look.
 
-use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PageTags, Pfn, Tag, Va};
+use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PageTags, Pfn, Tag, Tcf, Va};
 
 use crate::config::{Config, ConfigError};
 use crate::errno::{Errno, Signal};
+use crate::file::{FileId, FileKind};
 use crate::ids::{Actor, MmId};
 use crate::log::{Origin, StepLine};
-use crate::mm::{Backing, Mm, Prot, Pte};
-use crate::ops::{Op, OpResult, UserOp};
+use crate::madvise::Advice;
+use crate::mm::{Mm, Prot, Pte};
+use crate::ops::{MapSpec, Op, OpResult, UserOp};
 use crate::page::PageFlags;
 use crate::policy::Policy;
 use crate::state::{Host, Stats};
 use crate::task::Task;
 use crate::verdict::Violation;
-
-/// Arguments of [`Machine::mmap`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MmapArgs {
-    /// Length in pages, at least 1.
-    pub pages: u64,
-    /// What stands behind it.
-    pub backing: Backing,
-    /// `MAP_SHARED`?
-    pub shared: bool,
-    /// Protection; [`Prot::MTE`] for tags.
-    pub prot: Prot,
-    /// `MAP_FIXED` at this address, over whatever is there.
-    pub fixed: Option<Va>,
-}
 
 /// What `/proc/self/pagemap` and `/proc/kpageflags` tell of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +64,11 @@ impl Machine {
         &self.host
     }
 
+    /// The state, for a scripted schedule; no operation is under way.
+    pub fn host_mut(&mut self) -> &mut Host {
+        &mut self.host
+    }
+
     /// The decisions it runs under.
     pub fn policy(&self) -> &Policy {
         &self.host.policy
@@ -110,37 +102,57 @@ impl Machine {
         MmId(self.host.mms.len() as u32 - 1)
     }
 
-    /// `mmap`: -EINVAL for a length of 0, an unaligned address, or `PROT_MTE` where tags are not allowed; -ENOMEM when the
-    /// device region is used up.
-    pub fn mmap(&mut self, mm: MmId, args: MmapArgs) -> Result<Va, Errno> {
-        let MmapArgs {
-            pages,
-            backing,
-            shared,
-            prot,
-            fixed,
-        } = args;
-        if pages == 0 || pages > MAX_PAGES || fixed.is_some_and(|va| va.page_offset() != 0) {
+    /// `fork`: a child with the same memory, copied when either writes.
+    pub fn fork(&mut self, mm: MmId, name: &str) -> MmId {
+        let child = self.host.mm(mm).dup(name);
+        self.host.mms.push(child);
+        let child = MmId(self.host.mms.len() as u32 - 1);
+        self.run(Op::Fork(mm, child));
+        child
+    }
+
+    /// A process ends: all it has mapped goes.
+    pub fn exit(&mut self, mm: MmId) {
+        self.run(Op::Exit(mm));
+    }
+
+    /// A file to map (memfd, a file on tmpfs or ramfs), of so many pages.
+    pub fn create_file(&mut self, kind: FileKind, pages: u64) -> FileId {
+        self.host.create_file(kind, pages, true)
+    }
+
+    /// `ftruncate` to so many pages.
+    pub fn truncate(&mut self, file: FileId, pages: u64) {
+        let old = std::mem::replace(&mut self.host.file_mut(file).pages, pages);
+        if pages < old {
+            self.run(Op::Truncate(file, pages, u64::MAX));
+        }
+    }
+
+    /// `mmap`, with `MAP_FIXED` at an address: -EINVAL for a length of 0, an unaligned address, or `PROT_MTE` where tags are
+    /// not allowed; -ENOMEM when the device region is used up.
+    pub fn mmap(&mut self, mm: MmId, spec: MapSpec, fixed: Option<Va>) -> Result<Va, Errno> {
+        if spec.pages == 0 || spec.pages > MAX_PAGES || fixed.is_some_and(|va| va.page_offset() != 0) {
             return Err(Errno::Einval);
         }
         // Refused before anything is unmapped: an error changes nothing.
-        if prot.contains(Prot::MTE) && backing != Backing::Anon {
+        if spec.prot.contains(Prot::MTE) && !self.host.mte_allowed(spec.backing) {
             return Err(Errno::Einval);
         }
-        if pages > self.host.frames_left(backing) {
+        if spec.pages > self.host.frames_left(spec.backing) {
             return Err(Errno::Enomem);
         }
         if let Some(va) = fixed {
-            self.syscall(Op::Replace(mm, va, pages, backing, prot, shared))?;
+            self.syscall(Op::Replace(mm, va, spec))?;
             return Ok(va);
         }
-        let va = self.host.mm_mut(mm).unmapped_area(pages);
+        let va = self.host.mm_mut(mm).unmapped_area(spec.pages);
         self.origin(Actor::Process(mm), "mmap");
-        self.host.mmap_region(mm, va, pages, backing, prot, shared)?;
+        self.host.mmap_region(mm, va, spec)?;
         Ok(va)
     }
 
-    fn range_ok(va: Va, pages: u64) -> Result<(), Errno> {
+    pub(crate) fn range_ok(va: Va, pages: u64) -> Result<(), Errno> {
         let ok = va.page_offset() == 0 && (1..=MAX_PAGES).contains(&pages) && va.0 < 1 << 56;
         if ok { Ok(()) } else { Err(Errno::Einval) }
     }
@@ -155,15 +167,6 @@ impl Machine {
     pub fn mprotect(&mut self, mm: MmId, va: Va, pages: u64, prot: Prot) -> Result<(), Errno> {
         Self::range_ok(va, pages)?;
         self.syscall(Op::Mprotect(mm, va, pages, prot)).map(drop)
-    }
-
-    /// `madvise(MADV_DONTNEED)`: -ENOMEM for a hole.
-    pub fn madvise_dontneed(&mut self, mm: MmId, va: Va, pages: u64) -> Result<(), Errno> {
-        Self::range_ok(va, pages)?;
-        if !self.host.mm(mm).fully_mapped(va, pages) {
-            return Err(Errno::Enomem);
-        }
-        self.syscall(Op::DontNeed(mm, va, pages)).map(drop)
     }
 
     fn user(&mut self, mm: MmId, op: UserOp) -> Result<u64, Signal> {
@@ -192,6 +195,43 @@ impl Machine {
     /// STG by the process: ignored where the mapping has no tags.
     pub fn user_stg(&mut self, mm: MmId, ptr: Va, tag: Tag) -> Result<(), Signal> {
         self.user(mm, UserOp::Stg { ptr, tag }).map(drop)
+    }
+
+    /// `prctl(PR_SET_TAGGED_ADDR_CTRL)`: how failed tag checks of the process are reported.
+    pub fn set_tagged_addr_ctrl(&mut self, mm: MmId, tcf: Tcf) {
+        self.host.mm_mut(mm).tcf = tcf;
+    }
+
+    /// How many `SEGV_MTEAERR` the process got since this was asked last. Asking is a system call: what the kernel finds in
+    /// `TFSRE0_EL1` when it is entered for it counts the next time.
+    pub fn take_async_tag_faults(&mut self, mm: MmId) -> u32 {
+        let mm = self.host.mm_mut(mm);
+        let delivered = std::mem::take(&mut mm.async_signals);
+        mm.check_mte_tfsr();
+        delivered
+    }
+
+    /// The kernel reads user memory for the process (`write(2)` from it): checked like an access of its own, and -EFAULT
+    /// where that would be a signal.
+    pub fn syscall_read(&mut self, mm: MmId, ptr: Va, size: u64) -> Result<u64, Errno> {
+        for at in 0..size {
+            self.user_load(mm, ptr + at, 1).map_err(|_| Errno::Efault)?;
+        }
+        Ok(size)
+    }
+
+    /// `PTRACE_PEEKMTETAGS`: up to `count` tags from a granule on; -EIO when none could be read.
+    pub fn ptrace_peek_tags(&mut self, mm: MmId, va: Va, count: u32) -> Result<Vec<u8>, Errno> {
+        match self.run(Op::PeekTags { mm, va, count }) {
+            OpResult::Tags { tags, .. } => Ok(tags),
+            OpResult::Errno(errno) => Err(errno),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// `PTRACE_POKEMTETAGS`: how many tags were written; -EIO when none could be.
+    pub fn ptrace_poke_tags(&mut self, mm: MmId, va: Va, tags: Vec<u8>) -> Result<u64, Errno> {
+        self.syscall(Op::PokeTags { mm, va, tags })
     }
 
     /// LDG of every granule of a page.
@@ -241,14 +281,20 @@ impl Machine {
         }
     }
 
-    /// `MADV_PAGEOUT` until the page is swapped out, then reclaim until it has left the swap cache. -ENOMEM for an address
-    /// outside every mapping; a page that cannot go (the zero page, device memory, no swap slot left) stays, as the answer
-    /// shows.
+    /// `MADV_PAGEOUT`, and when that unmapped the page, reclaim until it has left the swap cache. What `madvise` refuses is an
+    /// error; a page that cannot go (the zero page, one that is mapped twice, no swap slot left) stays, as the answer shows.
     pub fn evict(&mut self, mm: MmId, va: Va) -> Result<PagemapEntry, Errno> {
-        if self.host.mm(mm).vma(va.untagged()).is_none() {
-            return Err(Errno::Enomem);
+        let va = va.untagged();
+        // A page that was referenced lately may need a second call.
+        for _ in 0..8 {
+            self.madvise(mm, va.page(), 1, Advice::Pageout)?;
+            if !self.pagemap(mm, va).present {
+                break;
+            }
         }
-        self.run(Op::Evict(mm, va));
+        if !self.pagemap(mm, va).present {
+            self.run(Op::Evict(mm, va));
+        }
         Ok(self.pagemap(mm, va))
     }
 

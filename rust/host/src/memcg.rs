@@ -5,13 +5,9 @@
 //! bit and the TLB entry, so that the next use shows). **Leaves out** active and inactive lists, generations, kswapd's
 //! watermarks per zone, and reclaim beside other work: it runs between operations.
 
-use tagvisor_arch::Va;
-
-use crate::ids::MmId;
 use crate::machine::Machine;
 use crate::ops::Op;
 use crate::page::PageFlags;
-use crate::state::Host;
 
 impl Machine {
     /// Pages that may be resident at once, as a control group's `memory.max`; at least 2, one to fault and one to map.
@@ -28,39 +24,40 @@ impl Machine {
         let mut chances = 2 * self.host.lru.len();
         while (self.host.resident > self.limit || self.host.buddy.free_pages() < WATERMARK) && chances > 0 {
             chances -= 1;
-            let Some(pfn) = self.host.lru.pop_front() else { return };
-            let page = self.host.page(pfn);
-            let Some((mm, va)) = page.mapping.filter(|_| page.flags.contains(PageFlags::LRU)) else {
-                continue;
-            };
-            if page.flags.contains(PageFlags::YOUNG) {
-                self.host.set_flag(pfn, PageFlags::YOUNG, false);
-                self.host.clear_flush_young(mm, va);
-                self.host.lru.push_back(pfn);
-                continue;
-            }
-            self.task.restart(Op::Evict(mm, va));
-            self.task.run(&mut self.host);
-            if self.host.has_flag(pfn, PageFlags::LRU) {
-                self.host.lru.push_back(pfn);
-            }
+            self.shrink_oldest(true);
         }
         self.host.ledger_quiesce();
     }
-}
 
-impl Host {
-    /// `kvm_age_gfn`: the next access must walk again, so that it shows.
-    fn clear_flush_young(&mut self, mm: MmId, va: Va) {
-        for vm in 0..self.vms.len() {
-            if !self.vms[vm].alive || self.vms[vm].mm != mm {
-                continue;
-            }
-            for gfn in self.vms[vm].gfns_of(va) {
-                for vcpu in &mut self.vms[vm].vcpus {
-                    vcpu.tlb.invalidate(gfn.0);
-                }
-            }
+    /// `memory.reclaim` of the control group: so many pages of it go, the oldest first, used lately or not. Returns how
+    /// many went.
+    pub fn memcg_reclaim(&mut self, pages: u64) -> u64 {
+        let before = self.host.resident;
+        let mut chances = self.host.lru.len();
+        while before - self.host.resident.min(before) < pages && chances > 0 {
+            chances -= 1;
+            self.shrink_oldest(false);
+        }
+        self.host.ledger_quiesce();
+        before - self.host.resident.min(before)
+    }
+
+    /// Takes the oldest page of the list and reclaims it, unless it is young and gets a second chance.
+    fn shrink_oldest(&mut self, second_chance: bool) {
+        let Some(pfn) = self.host.lru.pop_front() else { return };
+        if !self.host.has_flag(pfn, PageFlags::LRU) {
+            return;
+        }
+        if second_chance && self.host.has_flag(pfn, PageFlags::YOUNG) {
+            self.host.set_flag(pfn, PageFlags::YOUNG, false);
+            self.host.folio_referenced(pfn);
+            self.host.lru.push_back(pfn);
+            return;
+        }
+        self.task.restart(Op::Shrink(pfn));
+        self.task.run(&mut self.host);
+        if self.host.has_flag(pfn, PageFlags::LRU) {
+            self.host.lru.push_back(pfn);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A process address space: VMAs, page table entries, `mmap_lock`.
 //!
 //! **Models** `struct mm_struct` with VMAs that split at page boundaries, the VMA flags that decide about tags (`VM_MTE`
-//! sticky, `VM_MTE_ALLOWED` set at mmap time for anonymous memory), and the PTE kinds none, present and swap.
-//! **Leaves out** page-table pages (PTEs are values here; the stage-2 tables are the ones that lie in memory), files
-//! other than the two device-like backings, guard gaps and address-space randomisation.
+//! sticky, `VM_MTE_ALLOWED` set at mmap time for memory that may have tags), and the PTE kinds none, present and swap.
+//! **Leaves out** page-table pages (PTEs are values here; the stage-2 tables are the ones that lie in memory), guard gaps
+//! and address-space randomisation.
 //!
 //! **Keeps**: VMAs do not overlap; a present PTE lies in a VMA.
 
@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bitflags::bitflags;
-use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
+use tagvisor_arch::{PAGE_SIZE, Pfn, Tcf, Va};
 
+use crate::file::FileId;
 use crate::swap::SwpEntry;
 
 bitflags! {
@@ -40,14 +41,20 @@ bitflags! {
         const SHARED = 1 << 2;
         /// `VM_PFNMAP`: frames without reference counting.
         const PFNMAP = 1 << 3;
+        /// `VM_MERGEABLE`: `MADV_MERGEABLE` was asked for.
+        const MERGEABLE = 1 << 4;
+        /// `vma->anon_vma` is set: anonymous pages may be mapped, so fork copies the page table.
+        const ANON_VMA = 1 << 5;
     }
 }
 
 /// What stands behind a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Backing {
-    /// Anonymous memory.
+    /// Private anonymous memory.
     Anon,
+    /// A file's page cache: memfd and other shmem, ramfs.
+    File(FileId),
     /// `ZONE_DEVICE` memory (a DAX file on pmem): has `struct page`, no tag storage, is not "map memory".
     ZoneDevice,
     /// Device memory (a PCI BAR, `VM_PFNMAP`): no `struct page`.
@@ -58,6 +65,7 @@ impl fmt::Display for Backing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Anon => "anonymous memory",
+            Self::File(_) => "a file",
             Self::ZoneDevice => "ZONE_DEVICE memory",
             Self::Mmio => "device memory",
         })
@@ -71,8 +79,8 @@ pub(crate) struct Vma {
     pub(crate) prot: Prot,
     pub(crate) flags: VmFlags,
     pub(crate) backing: Backing,
-    /// First frame of a device-like backing, for the VMA's first page.
-    pub(crate) first_pfn: Pfn,
+    /// `vm_pgoff`: what stands behind the VMA's first page, a page of the file or the frame of a device-like backing.
+    pub(crate) offset: u64,
 }
 
 /// A page table entry.
@@ -129,6 +137,12 @@ pub(crate) struct Mm {
     pub(crate) vmas: BTreeMap<u64, Vma>,
     pub(crate) ptes: BTreeMap<u64, Pte>,
     pub(crate) mmap_lock: RwLock,
+    /// `PR_SET_TAGGED_ADDR_CTRL`: how failed tag checks are reported (`SCTLR_EL1.TCF0` while the process runs).
+    pub(crate) tcf: Tcf,
+    /// A check failed asynchronously and the kernel has not looked yet (`TFSRE0_EL1`).
+    pub(crate) async_fault: bool,
+    /// `SEGV_MTEAERR` signals delivered and not counted yet.
+    pub(crate) async_signals: u32,
     next_va: u64,
 }
 
@@ -142,8 +156,29 @@ impl Mm {
             vmas: BTreeMap::new(),
             ptes: BTreeMap::new(),
             mmap_lock: RwLock::default(),
+            tcf: Tcf::Sync,
+            async_fault: false,
+            async_signals: 0,
             next_va: MMAP_BASE,
         }
+    }
+
+    /// `dup_mm` before any VMA is copied: a new address space that continues where this one is.
+    pub(crate) fn dup(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            vmas: BTreeMap::new(),
+            ptes: BTreeMap::new(),
+            mmap_lock: RwLock::default(),
+            async_fault: false,
+            async_signals: 0,
+            ..*self
+        }
+    }
+
+    /// `mte_check_tfsr_entry`: a check that failed asynchronously becomes a signal.
+    pub(crate) fn check_mte_tfsr(&mut self) {
+        self.async_signals += u32::from(std::mem::take(&mut self.async_fault));
     }
 
     /// `vma_lookup`: the VMA that holds the page.
@@ -192,7 +227,7 @@ impl Mm {
                 self.vmas.insert(
                     at,
                     Vma {
-                        first_pfn: Pfn(vma.first_pfn.0 + (at - start)),
+                        offset: vma.offset + (at - start),
                         ..vma
                     },
                 );
@@ -240,7 +275,7 @@ mod tests {
             prot: Prot::READ | Prot::WRITE,
             flags: VmFlags::MTE_ALLOWED,
             backing: Backing::Anon,
-            first_pfn: Pfn(0),
+            offset: 0,
         }
     }
 

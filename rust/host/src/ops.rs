@@ -3,10 +3,12 @@
 //! **Models** the user of the machine: a guest's instruction, a process' access or system call, a reclaim of one page.
 //! Each is carried out by one task; the explorer interleaves the steps of several.
 
-use tagvisor_arch::{Fault, Ipa, Tag, Va};
+use tagvisor_arch::{Fault, Ipa, Pfn, Tag, Va};
 
 use crate::errno::{Errno, Signal};
+use crate::file::FileId;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
+use crate::madvise::Advice;
 use crate::mm::{Backing, Prot};
 
 /// A guest instruction at EL1. Pointers carry their logical tag in bits 59:56.
@@ -95,6 +97,21 @@ pub enum UserOp {
     Stg { ptr: Va, tag: Tag },
 }
 
+/// A new mapping: what `mmap` is asked for, but where.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MapSpec {
+    /// Length in pages.
+    pub pages: u64,
+    /// What stands behind it.
+    pub backing: Backing,
+    /// First page of the file; 0 without one.
+    pub pgoff: u64,
+    /// Protection.
+    pub prot: Prot,
+    /// `MAP_SHARED`?
+    pub shared: bool,
+}
+
 /// Something an actor does, from start to answer.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Op {
@@ -109,9 +126,35 @@ pub enum Op {
     /// `munmap`.
     Munmap(MmId, Va, u64),
     /// `mmap(MAP_FIXED)` over what is there.
-    Replace(MmId, Va, u64, Backing, Prot, bool),
-    /// `madvise(MADV_DONTNEED)`.
-    DontNeed(MmId, Va, u64),
+    Replace(MmId, Va, MapSpec),
+    /// `madvise`, for the advices that are a path of their own.
+    Madvise(MmId, Va, u64, Advice),
+    /// `fork`: the second process becomes the child of the first.
+    Fork(MmId, MmId),
+    /// A process ends.
+    Exit(MmId),
+    /// Pages of a file from the second number on, up to the third, are given back: `ftruncate`.
+    Truncate(FileId, u64, u64),
+    /// Reclaim of a page: swap out and drop from the swap cache.
+    Shrink(Pfn),
+    /// `PTRACE_PEEKMTETAGS`: tags of so many granules.
+    PeekTags {
+        /// The process that is looked at.
+        mm: MmId,
+        /// Where, granule aligned.
+        va: Va,
+        /// How many.
+        count: u32,
+    },
+    /// `PTRACE_POKEMTETAGS`.
+    PokeTags {
+        /// The process that is changed.
+        mm: MmId,
+        /// Where, granule aligned.
+        va: Va,
+        /// One tag a byte.
+        tags: Vec<u8>,
+    },
     /// `mprotect`.
     Mprotect(MmId, Va, u64, Prot),
     /// `KVM_ARM_MTE_COPY_TAGS` from the guest: reads tags of whole pages.
@@ -198,11 +241,14 @@ impl Op {
             Self::User(mm, _)
             | Self::Munmap(mm, ..)
             | Self::Replace(mm, ..)
-            | Self::DontNeed(mm, ..)
+            | Self::Madvise(mm, ..)
+            | Self::Fork(mm, _)
+            | Self::Exit(mm)
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
-            Self::Swapoff | Self::Nothing => Actor::Admin,
-            Self::Evict(..) => Actor::Reclaim,
+            Self::Swapoff | Self::Nothing | Self::Truncate(..) => Actor::Admin,
+            Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
+            Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,
         }
     }
 }

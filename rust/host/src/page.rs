@@ -1,8 +1,9 @@
 //! `struct page`: what the kernel knows of a frame.
 //!
 //! **Models** the flags that decide about tags (`PG_mte_tagged` = `PG_arch_2`, `PG_mte_lock` = `PG_arch_3`), the page
-//! lock, dirty and young state, the swap-cache binding (`page->private`), the reference count and the reverse mapping of
-//! an anonymous page. **Leaves out** folios of more than one page and pages mapped by several processes.
+//! lock, dirty and young state, the swap-cache binding (`page->private`), the reference count and what the page belongs to.
+//! A mapping holds one reference, the page cache of a file one more; the swap cache holds none here. **Leaves out** folios
+//! of more than one page.
 //!
 //! **Keeps**: a free page has no flag set and no reference (`PAGE_FLAGS_CHECK_AT_PREP`); its tags stay as they were.
 
@@ -10,7 +11,7 @@ use bitflags::bitflags;
 use tagvisor_arch::{Pfn, Va};
 use tagvisor_mem::PhysMem;
 
-use crate::ids::MmId;
+use crate::file::FileId;
 use crate::swap::SwpEntry;
 
 bitflags! {
@@ -33,7 +34,27 @@ bitflags! {
         const RESTORED = 1 << 7;
         /// Kernel-owned for ever: the zero page.
         const RESERVED = 1 << 6;
+        /// `PG_anon_exclusive`: no other process has it; cleared by fork.
+        const ANON_EXCLUSIVE = 1 << 8;
+        /// Clean and not `PG_swapbacked` (`MADV_FREE`): reclaim may drop the content unless it is written first.
+        const LAZYFREE = 1 << 9;
+        /// `PG_hwpoison`.
+        const HWPOISON = 1 << 10;
     }
+}
+
+/// What a page belongs to (`page->mapping`, `page->index`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) enum PageMapping {
+    /// Free, or the kernel's own.
+    #[default]
+    None,
+    /// Anonymous memory at that address of one or, after fork, several processes.
+    Anon(Va),
+    /// A page of a file.
+    File(FileId, u64),
+    /// Merged by KSM: mapped at any addresses.
+    Ksm,
 }
 
 /// One frame's `struct page`.
@@ -43,8 +64,7 @@ pub(crate) struct Page {
     pub(crate) refcount: u32,
     /// The swap-cache entry (`folio->swap`), while the page is in the swap cache.
     pub(crate) swap: Option<SwpEntry>,
-    /// `anon_vma` in short: the one place an anonymous page belongs to.
-    pub(crate) mapping: Option<(MmId, Va)>,
+    pub(crate) mapping: PageMapping,
 }
 
 /// All `struct page`s, found by frame; made when a frame is first used.
@@ -58,11 +78,19 @@ impl Pages {
             flags: PageFlags::empty(),
             refcount: 0,
             swap: None,
-            mapping: None,
+            mapping: PageMapping::None,
         };
         mem.frame_index(pfn)
             .and_then(|i| self.0.get(i as usize))
             .unwrap_or(&UNUSED)
+    }
+
+    /// Every frame that was ever used, with its `struct page`, in the order of first use.
+    pub(crate) fn iter<'a>(&'a self, mem: &'a PhysMem) -> impl Iterator<Item = (Pfn, &'a Page)> {
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(index, page)| (mem.frame_at(index as u32), page))
     }
 
     /// The `struct page` of a frame, to change.

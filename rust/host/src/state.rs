@@ -11,6 +11,7 @@ use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
 
 use crate::buddy::Buddy;
 use crate::config::{Config, ConfigError};
+use crate::file::{File, FileId, FileKind};
 use crate::ids::{Actor, MmId, VcpuId, VmId};
 use crate::kvm::Kvm;
 use crate::ledger::Ledger;
@@ -82,6 +83,7 @@ pub struct Host {
     pub(crate) zone_device: Buddy,
     pub(crate) mmio: Buddy,
     pub(crate) mms: Vec<Mm>,
+    pub(crate) files: Vec<File>,
     pub(crate) swap: SwapDevice,
     pub(crate) mte_pages: MtePages,
     pub(crate) vms: Vec<Kvm>,
@@ -138,6 +140,7 @@ impl Host {
             zone_device: frames(zone_device, config.zone_device),
             mmio: frames(mmio, config.mmio),
             mms: Vec::new(),
+            files: Vec::new(),
             swap: SwapDevice::new(config.swap_kind, config.swap),
             mte_pages: MtePages::default(),
             vms: Vec::new(),
@@ -190,6 +193,19 @@ impl Host {
         &mut self.mms[mm.0 as usize]
     }
 
+    pub(crate) fn file(&self, file: FileId) -> &File {
+        &self.files[file.0 as usize]
+    }
+
+    pub(crate) fn file_mut(&mut self, file: FileId) -> &mut File {
+        &mut self.files[file.0 as usize]
+    }
+
+    pub(crate) fn create_file(&mut self, kind: FileKind, pages: u64, open: bool) -> FileId {
+        self.files.push(File::new(kind, pages, open));
+        FileId(self.files.len() as u32 - 1)
+    }
+
     pub(crate) fn vm(&self, vm: VmId) -> &Kvm {
         &self.vms[vm.0 as usize]
     }
@@ -207,6 +223,7 @@ impl Host {
             Actor::Vcpu(VcpuId { vm, index }) => format!("vm{}.vcpu{index}", vm.0),
             Actor::Reclaim => "kswapd".to_owned(),
             Actor::Admin => "root".to_owned(),
+            Actor::Debugger => "debugger".to_owned(),
         }
     }
 
@@ -286,7 +303,15 @@ impl Host {
     /// Canonical bytes of everything that decides what the machine does next, ledger included.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut sink = ByteSink(std::mem::take(out));
-        (&self.pages, &self.buddy, &self.zone_device, &self.mmio, &self.mms).hash(&mut sink);
+        (
+            &self.pages,
+            &self.buddy,
+            &self.zone_device,
+            &self.mmio,
+            &self.mms,
+            &self.files,
+        )
+            .hash(&mut sink);
         (&self.swap, &self.mte_pages, &self.vms, &self.lru, &self.ledger).hash(&mut sink);
         *out = sink.0;
         let used: Vec<Pfn> = self.buddy.used().chain(self.zone_device.used()).collect();

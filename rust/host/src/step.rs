@@ -8,6 +8,7 @@
 
 use tagvisor_arch::{Ipa, Pfn, Va};
 
+use crate::file::FileId;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
 use crate::ops::{Op, OpResult};
 use crate::state::Host;
@@ -24,6 +25,18 @@ pub(crate) struct Locals {
     pub(crate) vcpu: VcpuId,
     pub(crate) ipa: Ipa,
     pub(crate) pfn: Option<Pfn>,
+    /// The page that is copied to `pfn`.
+    pub(crate) from: Option<Pfn>,
+    /// A page of a file; `file_end` ends a range.
+    pub(crate) file: FileId,
+    pub(crate) file_page: u64,
+    pub(crate) file_end: u64,
+    /// `FOLL_FORCE`: protection of the VMA does not count (ptrace).
+    pub(crate) force: bool,
+    /// Zap leaves private copies of file pages alone (`!even_cows`).
+    pub(crate) skip_cows: bool,
+    /// Reclaim on behalf of `MADV_PAGEOUT`: an asynchronous device leaves the page in the swap cache.
+    pub(crate) pageout: bool,
     pub(crate) entry: Option<SwpEntry>,
     /// `mmu_seq`, as sampled.
     pub(crate) seq: u64,
@@ -71,12 +84,23 @@ pub(crate) enum PathId {
     GetUserPages,
     HandleMmFault,
     DoAnonymousPage,
+    DoFault,
     DoWpPage,
     DoSwapPage,
+    ShmemSwapinFolio,
+    ShmemUndoRange,
+    CopyHighpage,
+    FreePageAndSwapCache,
+    DupMm,
+    ExitMmap,
+    MadviseFree,
+    MadvisePageout,
+    MadviseRemove,
+    MadvisePopulate,
+    AccessRemoteTags,
     MteSyncTags,
     MteRestoreTags,
     /// `arch_swap_restore` as shmem's swap-in calls it (K11).
-    #[allow(dead_code, reason = "for shmem's swap-in")]
     ArchSwapRestore,
     MteSaveTags,
     SwapRangeFree,

@@ -178,6 +178,7 @@ fn user_signal(signal: Signal) -> PyErr {
         Signal::SegvAccErr { .. } => ("SIGSEGV", "SEGV_ACCERR"),
         Signal::SegvMteSerr { .. } => ("SIGSEGV", "SEGV_MTESERR"),
         Signal::SigBus { .. } => ("SIGBUS", "BUS_ADRERR"),
+        Signal::SigBusMce { .. } => ("SIGBUS", "BUS_MCEERR_AR"),
     };
     UserSignal::new_err((name, code, signal.addr().0, signal.describe()))
 }

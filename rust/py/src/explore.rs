@@ -1,10 +1,11 @@
 //! The explorer as Python starts it.
 
 use pyo3::prelude::*;
-use tagvisor_explore::{Actor, Exploration, Finding};
+use tagvisor_explore::{Actor, Exploration, Finding, ScheduleError, Turn};
+use tagvisor_host::Property;
 
 use crate::enter::{check_signals, enter};
-use crate::errors::ArgumentError;
+use crate::errors::{ArgumentError, Refusal};
 use crate::machine::{Line, Machine, Verdict, line, verdict};
 use crate::op::Op;
 
@@ -17,8 +18,10 @@ pub(crate) fn explore(
     py: Python<'_>,
     machine: &Machine,
     actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+    properties: Vec<String>,
     max_states: u64,
 ) -> PyResult<Outcome> {
+    let wanted = properties.iter().map(|p| property(p)).collect::<PyResult<Vec<_>>>()?;
     let actors = actors
         .into_iter()
         .map(|(name, ops)| actor(machine, name, &ops))
@@ -26,7 +29,7 @@ pub(crate) fn explore(
     let start = machine.with(py, |machine| Ok(machine.host().clone()))?;
     let found = enter(py, || {
         let mut interrupted = Ok(());
-        let found = tagvisor_explore::explore(&start, &actors, max_states, &mut |_| {
+        let found = tagvisor_explore::explore(&start, &actors, &wanted, max_states, &mut |_| {
             interrupted = check_signals();
             interrupted.is_ok()
         });
@@ -34,6 +37,37 @@ pub(crate) fn explore(
         Ok(found?)
     })?;
     Ok(outcome(&found))
+}
+
+fn property(number: &str) -> PyResult<Property> {
+    let known = Property::ALL.into_iter().find(|p| p.id() == number);
+    known.ok_or_else(|| ArgumentError::new_err(("properties", number.to_owned(), "P1 to P9")))
+}
+
+/// Runs the actors' operations on the machine itself, turn by turn: who, and the path and step to stop before.
+#[pyfunction]
+pub(crate) fn schedule(
+    py: Python<'_>,
+    machine: &Machine,
+    actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+    turns: Vec<(usize, Option<(String, String)>)>,
+) -> PyResult<()> {
+    let actors = actors
+        .into_iter()
+        .map(|(name, ops)| actor(machine, name, &ops))
+        .collect::<PyResult<Vec<_>>>()?;
+    let turns: Vec<_> = turns.into_iter().map(|(who, until)| Turn { who, until }).collect();
+    machine.with(py, |machine| {
+        tagvisor_explore::schedule(machine.host_mut(), &actors, &turns).map_err(|error| schedule_error(&error))
+    })
+}
+
+fn schedule_error(error: &ScheduleError) -> Refusal {
+    Refusal::Argument {
+        argument: "turns",
+        value: error.to_string(),
+        expected: "turns that every actor can take, to the end of its operations".to_owned(),
+    }
 }
 
 fn actor(machine: &Machine, name: String, ops: &[Bound<'_, Op>]) -> PyResult<Actor> {

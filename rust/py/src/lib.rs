@@ -59,7 +59,7 @@ mod _native {
     #[pymodule_export]
     use super::build_info;
     #[pymodule_export]
-    use super::explore::explore;
+    use super::explore::{explore, schedule};
     #[pymodule_export]
     use super::machine::Machine;
     #[pymodule_export]

@@ -3,16 +3,19 @@
 //! Names are the host's. Things are named by their numbers (a process, a VM, a vCPU's index), addresses are plain
 //! integers; the façade in `python/tagvisor` hands out objects instead and checks ranges first.
 
+mod mm;
+
+pub(crate) use mm::map_spec;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use numpy::{PyArray1, PyReadonlyArray1, PyReadwriteArray1};
+use numpy::{PyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tagvisor_arch::{Ipa, Tag, Va};
 use tagvisor_host::{
-    Backing, Config, CopyTags, GuestOp, MmId, MmapArgs, PagemapEntry, Prot, SlotArgs, StepLine, SwapKind, VcpuId,
-    Violation, VmId,
+    Config, CopyTags, GuestOp, MmId, PagemapEntry, Prot, SlotArgs, StepLine, SwapKind, VcpuId, Violation, VmId,
 };
 
 use crate::arrays;
@@ -102,138 +105,6 @@ impl Machine {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 inner: Mutex::new(tagvisor_host::Machine::new(&config)?),
             })
-        })
-    }
-
-    /// A new process; its number.
-    fn create_process(&self, py: Python<'_>, name: &str) -> PyResult<u32> {
-        self.with(py, |machine| Ok(machine.create_process(name).0))
-    }
-
-    /// `mmap`; the address. `prot` is letters of `rwm`.
-    #[allow(clippy::too_many_arguments)] // mmap's
-    fn mmap(
-        &self,
-        py: Python<'_>,
-        mm: u32,
-        pages: u64,
-        backing: &str,
-        shared: bool,
-        prot: &str,
-        fixed: Option<u64>,
-    ) -> PyResult<u64> {
-        let backing = match backing {
-            "anon" => Backing::Anon,
-            "zone-device" => Backing::ZoneDevice,
-            "mmio" => Backing::Mmio,
-            other => return Err(unknown("backing", other, "'anon', 'zone-device' or 'mmio'")),
-        };
-        let args = MmapArgs {
-            pages,
-            backing,
-            shared,
-            prot: parse_prot(prot)?,
-            fixed: fixed.map(Va),
-        };
-        self.with(py, |machine| {
-            Ok(machine.mmap(MmId(mm), args).map_err(Refusal::of("mmap"))?.0)
-        })
-    }
-
-    /// `munmap`.
-    fn munmap(&self, py: Python<'_>, mm: u32, address: u64, pages: u64) -> PyResult<()> {
-        self.with(py, |machine| {
-            machine
-                .munmap(MmId(mm), Va(address), pages)
-                .map_err(Refusal::of("munmap"))
-        })
-    }
-
-    /// `mprotect`. `prot` is letters of `rwm`.
-    fn mprotect(&self, py: Python<'_>, mm: u32, address: u64, pages: u64, prot: &str) -> PyResult<()> {
-        let prot = parse_prot(prot)?;
-        self.with(py, |machine| {
-            machine
-                .mprotect(MmId(mm), Va(address), pages, prot)
-                .map_err(Refusal::of("mprotect"))
-        })
-    }
-
-    /// `madvise(MADV_DONTNEED)`.
-    fn madvise_dontneed(&self, py: Python<'_>, mm: u32, address: u64, pages: u64) -> PyResult<()> {
-        self.with(py, |machine| {
-            machine
-                .madvise_dontneed(MmId(mm), Va(address), pages)
-                .map_err(Refusal::of("madvise(MADV_DONTNEED)"))
-        })
-    }
-
-    /// A process's load of 1, 2, 4 or 8 bytes.
-    fn user_load(&self, py: Python<'_>, mm: u32, pointer: u64, size: u8) -> PyResult<u64> {
-        self.with(py, |machine| Ok(machine.user_load(MmId(mm), Va(pointer), size)?))
-    }
-
-    /// A process's store of 1, 2, 4 or 8 bytes.
-    fn user_store(&self, py: Python<'_>, mm: u32, pointer: u64, size: u8, value: u64) -> PyResult<()> {
-        self.with(py, |machine| {
-            machine.user_store(MmId(mm), Va(pointer), size, value)?;
-            Ok(())
-        })
-    }
-
-    /// A process's `LDG`.
-    fn user_ldg(&self, py: Python<'_>, mm: u32, pointer: u64) -> PyResult<u8> {
-        self.with(py, |machine| Ok(machine.user_ldg(MmId(mm), Va(pointer))?.get()))
-    }
-
-    /// A process's `STG`.
-    fn user_stg(&self, py: Python<'_>, mm: u32, pointer: u64, tag: u8) -> PyResult<()> {
-        self.with(py, |machine| {
-            machine.user_stg(MmId(mm), Va(pointer), Tag::new(tag))?;
-            Ok(())
-        })
-    }
-
-    /// `LDG` of every granule of a process's page: 256 tags.
-    fn user_tags<'py>(&self, py: Python<'py>, mm: u32, page: u64) -> PyResult<Bound<'py, PyArray1<u8>>> {
-        let tags = self.with(py, |machine| Ok(machine.user_tags(MmId(mm), Va(page))?))?;
-        Ok(arrays::to_array(py, &tags))
-    }
-
-    /// `STG` of every granule of a process's page.
-    fn user_fill_tags(&self, py: Python<'_>, mm: u32, page: u64, tags: PyReadonlyArray1<'_, u8>) -> PyResult<()> {
-        let tags = arrays::from_array("tags", &tags)?;
-        self.with(py, |machine| {
-            machine.user_fill_tags(MmId(mm), Va(page), &tags)?;
-            Ok(())
-        })
-    }
-
-    /// What a page table holds for a page.
-    fn pagemap(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<Pagemap> {
-        self.with(py, |machine| Ok(pagemap(machine.pagemap(MmId(mm), Va(address)))))
-    }
-
-    /// Page out, and drop from the swap cache; what the page table holds then.
-    fn evict(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<Pagemap> {
-        self.with(py, |machine| {
-            let entry = machine
-                .evict(MmId(mm), Va(address))
-                .map_err(Refusal::of("madvise(MADV_PAGEOUT)"))?;
-            Ok(pagemap(entry))
-        })
-    }
-
-    /// `swapoff`.
-    fn swapoff(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, |machine| machine.swapoff().map_err(Refusal::of("swapoff")))
-    }
-
-    /// How many pages may be resident at once.
-    fn set_memory_limit(&self, py: Python<'_>, pages: u64) -> PyResult<()> {
-        self.with(py, |machine| {
-            machine.set_memory_limit(pages);
-            Ok(())
         })
     }
 

@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use tagvisor_arch::{Ipa, Tag, Va};
 use tagvisor_host::{GuestOp, MmId, UserOp, VcpuId, VmId};
 
-use crate::machine::{Machine, parse_prot};
+use crate::machine::{Machine, map_spec, parse_prot};
 
 /// One operation of an actor, with all its operands. Made by the functions of `tagvisor.ops`.
 #[pyclass(frozen, eq, hash, module = "tagvisor._native")]
@@ -148,7 +148,7 @@ impl Op {
     /// `madvise(MADV_DONTNEED)`.
     #[staticmethod]
     fn dontneed(machine: &Machine, mm: u32, address: u64, pages: u64) -> Self {
-        let inner = tagvisor_host::Op::DontNeed(MmId(mm), Va(address), pages);
+        let inner = tagvisor_host::Op::Madvise(MmId(mm), Va(address), pages, tagvisor_host::Advice::Dontneed);
         Self::new(
             machine,
             format!("madvise(MADV_DONTNEED) {address:#x}, {pages} pages"),
@@ -161,6 +161,47 @@ impl Op {
     fn munmap(machine: &Machine, mm: u32, address: u64, pages: u64) -> Self {
         let inner = tagvisor_host::Op::Munmap(MmId(mm), Va(address), pages);
         Self::new(machine, format!("munmap {address:#x}, {pages} pages"), inner)
+    }
+
+    /// `mmap(MAP_FIXED)` over what is there; arguments as of `Machine.mmap`.
+    #[staticmethod]
+    #[pyo3(signature = (machine, mm, address, pages, backing, shared, prot, file=None, pgoff=0))]
+    #[allow(clippy::too_many_arguments)] // mmap's
+    fn mmap_fixed(
+        machine: &Machine,
+        mm: u32,
+        address: u64,
+        pages: u64,
+        backing: &str,
+        shared: bool,
+        prot: &str,
+        file: Option<u32>,
+        pgoff: u64,
+    ) -> PyResult<Self> {
+        let spec = map_spec(pages, backing, shared, prot, file, pgoff)?;
+        let inner = tagvisor_host::Op::Replace(MmId(mm), Va(address), spec);
+        let text = format!("mmap over {address:#x}, {pages} pages, {backing}");
+        Ok(Self::new(machine, text, inner))
+    }
+
+    /// `PTRACE_PEEKMTETAGS` of so many granules of a process.
+    #[staticmethod]
+    fn peek_tags(machine: &Machine, mm: u32, address: u64, count: u32) -> Self {
+        let va = Va(address);
+        let inner = tagvisor_host::Op::PeekTags {
+            mm: MmId(mm),
+            va,
+            count,
+        };
+        Self::new(machine, format!("peek {count} tags at {address:#x}"), inner)
+    }
+
+    /// `PTRACE_POKEMTETAGS`: one tag a byte.
+    #[staticmethod]
+    fn poke_tags(machine: &Machine, mm: u32, address: u64, tags: Vec<u8>) -> Self {
+        let text = format!("poke {} tags at {address:#x}", tags.len());
+        let va = Va(address);
+        Self::new(machine, text, tagvisor_host::Op::PokeTags { mm: MmId(mm), va, tags })
     }
 
     /// `mprotect`.

@@ -19,7 +19,7 @@ use crate::layout::{GuestFull, Layout, by_page};
 use crate::record::{ADDR_LIMIT, Batch, Event, Op, RecordError};
 use tagvisor_arch::{GRANULE_SIZE, Ipa, PAGE_SHIFT, PAGE_SIZE, Tag, Va};
 use tagvisor_host::{
-    Backing, Checked, Config, ConfigError, Errno, GuestExit, GuestOp, Machine, MmapArgs, Prot, SlotArgs, VcpuId,
+    Backing, Checked, Config, ConfigError, Errno, GuestExit, GuestOp, Machine, MapSpec, Prot, SlotArgs, VcpuId,
 };
 use thiserror::Error;
 
@@ -143,14 +143,14 @@ impl Engine {
         let mut machine = Machine::new(config)?;
         let vmm = machine.create_process("vmm");
         let pages = u64::from(options.guest_pages);
-        let ram = MmapArgs {
+        let ram = MapSpec {
             pages,
             backing: Backing::Anon,
             shared: false,
             prot: Prot::READ | Prot::WRITE,
-            fixed: None,
+            pgoff: 0,
         };
-        let ram = machine.mmap(vmm, ram).map_err(refused("mmap"))?;
+        let ram = machine.mmap(vmm, ram, None).map_err(refused("mmap"))?;
         let vm = machine.create_vm(vmm).map_err(refused("KVM_CREATE_VM"))?;
         machine.enable_cap_arm_mte(vm).map_err(refused("KVM_CAP_ARM_MTE"))?;
         let slot = SlotArgs {

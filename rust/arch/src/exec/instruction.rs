@@ -16,6 +16,8 @@ pub(super) enum Instruction {
     ClearMonitor,
     /// Hints, barriers and prefetches.
     Nothing,
+    /// Allocated, and UNDEFINED with these registers.
+    Undefined,
 }
 
 /// Where an access goes.

@@ -117,6 +117,7 @@ impl Core {
                 Ok(Effect::None)
             }
             Instruction::Nothing => Ok(Effect::None),
+            Instruction::Undefined => Err(Exception::Undefined.into()),
         }?;
         self.pc = self.pc.wrapping_add(4);
         Ok(effect)

@@ -54,7 +54,12 @@ impl Host {
             bitmap[(page / 8) as usize] |= 1 << (page % 8);
             self.stage2_wrprotect(vm, Gfn(first + page));
         }
-        note!(self, [Key::Always], "dirty log of memslot {id} read: {} pages", dirty.len());
+        note!(
+            self,
+            [Key::Always],
+            "dirty log of memslot {id} read: {} pages",
+            dirty.len()
+        );
         Ok(bitmap)
     }
 }

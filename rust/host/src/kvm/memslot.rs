@@ -81,7 +81,11 @@ impl Host {
             let old = old.ok_or(Errno::Einval)?;
             self.flush_shadow_memslot(vm, &old);
             self.vm_mut(vm).slots.remove(&id);
-            note!(self, [Key::Always], "memslot {id} deleted, its pages unmapped from stage 2");
+            note!(
+                self,
+                [Key::Always],
+                "memslot {id} deleted, its pages unmapped from stage 2"
+            );
             return Ok(());
         }
         let change = match &old {
@@ -134,7 +138,8 @@ impl Host {
     }
 
     fn overlaps(&self, vm: VmId, id: u32, slot: &Memslot) -> bool {
-        let hits = |s: &Memslot| s.base_gfn.0 < slot.base_gfn.0 + slot.pages && slot.base_gfn.0 < s.base_gfn.0 + s.pages;
+        let hits =
+            |s: &Memslot| s.base_gfn.0 < slot.base_gfn.0 + slot.pages && slot.base_gfn.0 < s.base_gfn.0 + s.pages;
         self.vm(vm).slots.iter().any(|(other, s)| *other != id && hits(s))
     }
 

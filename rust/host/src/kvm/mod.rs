@@ -107,7 +107,11 @@ impl Kvm {
 
 /// `VTCR_EL2` and `VTTBR_EL2` of a VM: 4 KiB granule, 40-bit IPA, start level 1, 48-bit output.
 fn stage2_regime(root: Pfn, id: VmId) -> Stage2 {
-    let vtcr = VtcrEl2::new().with_t0sz(64 - IPA_BITS).with_sl0(1).with_ps(5);
+    let vtcr = VtcrEl2::new()
+        .with_t0sz(64 - IPA_BITS)
+        .with_sl0(1)
+        .with_ps(5)
+        .with_ha(true);
     let vttbr = VttbrEl2::for_table(root.base(), id.0 as u16 + 1);
     Stage2 { vtcr, vttbr }
 }

@@ -14,12 +14,12 @@ use crate::log::{Key, note};
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
 use crate::paths::mte;
-use crate::paths::outline::path;
+use crate::paths::outline::outline;
 use crate::policy::{CopyTagsLogging, CopyTagsOffline, CopyTagsUnflagged};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 
-path! {
+outline! {
     /// Every version.
     pub(super) FROM = "kvm_vm_ioctl_mte_copy_tags" {
         "mutex_lock(slots_lock)" => lock_slots,
@@ -31,7 +31,7 @@ path! {
         "mutex_unlock(slots_lock)" => unlock_slots,
     }
 }
-path! {
+outline! {
     /// v10 to v12 of the series: the flag stays as it is.
     pub(super) TO_NO_FLAG = "kvm_vm_ioctl_mte_copy_tags" {
         "mutex_lock(slots_lock)" => lock_slots,
@@ -44,7 +44,7 @@ path! {
         "mutex_unlock(slots_lock)" => unlock_slots,
     }
 }
-path! {
+outline! {
     /// v13 of the series, 5.14 to 6.1: the flag after a whole page; part of a page stays, unflagged.
     pub(super) TO_AFTER_COPY = "kvm_vm_ioctl_mte_copy_tags" {
         "mutex_lock(slots_lock)" => lock_slots,
@@ -58,7 +58,7 @@ path! {
         "mutex_unlock(slots_lock)" => unlock_slots,
     }
 }
-path! {
+outline! {
     /// v16, v17 of the series: the flag when the page may be somebody else's.
     pub(super) TO_AFTER_RELEASE = "kvm_vm_ioctl_mte_copy_tags" {
         "mutex_lock(slots_lock)" => lock_slots,
@@ -72,7 +72,7 @@ path! {
         "mutex_unlock(slots_lock)" => unlock_slots,
     }
 }
-path! {
+outline! {
     /// 6.2-rc1 to rc4: the flag always; a part of a page stays mixed with what was there.
     pub(super) TO_LOCK_MIXED = "kvm_vm_ioctl_mte_copy_tags" {
         "mutex_lock(slots_lock)" => lock_slots,
@@ -87,7 +87,7 @@ path! {
         "mutex_unlock(slots_lock)" => unlock_slots,
     }
 }
-path! {
+outline! {
     /// 6.2 and later: the flag always, the tags of a part of a page are cleared.
     pub(super) TO_LOCK_CLEAR = "kvm_vm_ioctl_mte_copy_tags" {
         "mutex_lock(slots_lock)" => lock_slots,
@@ -171,7 +171,8 @@ fn pfn_to_online_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Next;
     }
     if host.policy.copy_tags_offline == CopyTagsOffline::FaultLeak && host.pfn_valid(pfn) {
-        host.ledger_reference_leaked(pfn, (l.mm, l.va));
+        // The reference that GUP took is never dropped.
+        host.page_mut(pfn).refcount += 1;
     }
     l.ret = Errno::Efault.ret();
     Flow::To("mutex_unlock(slots_lock)")
@@ -201,6 +202,7 @@ fn copy_to_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     for granule in 0..if flagged { room } else { 0 } {
         host.ledger_tag_read(pfn, granule, page.get(granule), (l.mm, l.va), Actor::Process(l.mm));
     }
+    host.ledger_tags_read_by_vmm(l.vm, current(l));
     note!(
         host,
         [Key::page(l.mm, l.va), Key::Frame(pfn)],
@@ -235,11 +237,10 @@ fn copy_from_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         let tag = Tag::new(*tag);
         host.mem.set_tag(pfn.base() + granule as u64 * GRANULE_SIZE, tag);
         if owned {
-            host.ledger
-                .tag_written(pfn, granule, tag, (l.mm, l.va), Actor::Process(l.mm));
+            host.ledger_tag_written(pfn, granule, tag, (l.mm, l.va), Actor::Process(l.mm));
         }
     }
-    host.ledger_tags_unlogged(l.vm, current(l), (l.mm, l.va));
+    host.ledger_tags_changed_by_vmm(l.vm, current(l));
     note!(
         host,
         [Key::page(l.mm, l.va), Key::Frame(pfn)],
@@ -257,17 +258,19 @@ fn clear_if_short(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     let pfn = l.pfn.expect("brought in");
     for granule in 0..GRANULES_PER_PAGE {
-        host.mem
-            .set_tag(pfn.base() + granule as u64 * GRANULE_SIZE, Tag::ZERO);
-        host.ledger
-            .tag_written(pfn, granule, Tag::ZERO, (l.mm, l.va), Actor::Process(l.mm));
+        host.mem.set_tag(pfn.base() + granule as u64 * GRANULE_SIZE, Tag::ZERO);
+        host.ledger_tag_written(pfn, granule, Tag::ZERO, (l.mm, l.va), Actor::Process(l.mm));
     }
     note!(host, [Key::Frame(pfn)], "short copy: tags of pfn {:#x} cleared", pfn.0);
     Flow::Next
 }
 
 fn flag_if_complete(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
-    if l.ret == 0 { flag_always(host, l, io) } else { Flow::Next }
+    if l.ret == 0 {
+        flag_always(host, l, io)
+    } else {
+        Flow::Next
+    }
 }
 
 fn flag_always(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
@@ -276,7 +279,11 @@ fn flag_always(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 
 /// The reference is gone: whoever owns the frame by now gets the flag.
 fn flag_after_release(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
-    if l.out == 0 { flag_always(host, l, io) } else { Flow::Next }
+    if l.out == 0 {
+        flag_always(host, l, io)
+    } else {
+        Flow::Next
+    }
 }
 
 /// `l.out` keeps whether the copy failed over the call that may free the page. K27: a page written to is dirty, so that an

@@ -1,8 +1,8 @@
 //! Host page faults and `get_user_pages`.
 //!
-//! **Models** `handle_mm_fault` down to `do_anonymous_page` and `do_wp_page` (mm/memory.c) for private anonymous memory, a
-//! DAX fault that inserts a `ZONE_DEVICE` frame, and the GUP loop KVM uses (`hva_to_pfn`). The caller of `handle_mm_fault`
-//! holds `mmap_lock` for read. **Leaves out** copy-on-write between processes, page tables, THP and userfaultfd.
+//! **Models** `handle_mm_fault` down to `do_anonymous_page` and `do_wp_page` (mm/memory.c), a DAX fault that inserts a
+//! `ZONE_DEVICE` frame, and the GUP loop KVM uses (`hva_to_pfn`); files are in `file_fault.rs`. The caller of
+//! `handle_mm_fault` holds `mmap_lock` for read. **Leaves out** page tables, THP and userfaultfd.
 //!
 //! **Keeps**: a page is mapped only after its tags are what the PTE promises (`mte_sync_tags` before `set_pte`).
 
@@ -11,8 +11,10 @@ use tagvisor_arch::Pfn;
 use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
-use crate::page::PageFlags;
+use crate::page::{PageFlags, PageMapping};
 use crate::paths::notifier;
+use crate::paths::pte::{self, Old};
+use crate::policy::ZeroTags;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -20,6 +22,10 @@ use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 pub(super) const MAPERR: u64 = 1;
 /// The mapping does not allow the access.
 pub(super) const ACCERR: u64 = 2;
+/// Beyond the end of the file, or no memory.
+pub(super) const BUS: u64 = 3;
+/// The page is poisoned.
+pub(super) const HWPOISON: u64 = 4;
 
 pub(super) static HANDLE_MM_FAULT: Path = Path {
     name: "handle_mm_fault",
@@ -59,12 +65,16 @@ pub(super) static DO_WP_PAGE: Path = Path {
     name: "do_wp_page",
     steps: &[
         Step {
+            name: "folio_free_swap",
+            run: wp_free_swap,
+        },
+        Step {
             name: "wp_can_reuse_anon_folio",
             run: wp_page_reuse,
         },
         Step {
             name: "wp_page_copy",
-            run: alloc_zeroed_folio,
+            run: wp_page_copy,
         },
         Step {
             name: "mmu_notifier_invalidate_range_start",
@@ -81,6 +91,10 @@ pub(super) static DO_WP_PAGE: Path = Path {
         Step {
             name: "mmu_notifier_invalidate_range_end",
             run: call_notifier_end,
+        },
+        Step {
+            name: "put_page",
+            run: put_from,
         },
     ],
 };
@@ -112,7 +126,9 @@ fn find_vma(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Return(Errno::Efault.ret());
     };
     let need = if l.write { Prot::WRITE } else { Prot::READ };
-    if !vma.prot.contains(need) {
+    // FOLL_FORCE reads anything, and writes where a private copy can be made (is_cow_mapping).
+    let forced = l.force && !(l.write && vma.flags.contains(VmFlags::SHARED));
+    if !vma.prot.contains(need) && !forced {
         l.out = ACCERR;
         return Flow::Return(Errno::Efault.ret());
     }
@@ -135,8 +151,13 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
                 ..*l
             },
         ),
+        (Some(Pte::Present { pfn, .. }), _) if host.has_flag(pfn, PageFlags::HWPOISON) => {
+            l.out = HWPOISON;
+            Flow::Return(Errno::Efault.ret())
+        }
         (Some(Pte::Present { write, .. }), _) if write || !l.write => Flow::Return(0),
         (Some(Pte::Present { .. }), _) => Flow::Call(PathId::DoWpPage, *l),
+        (None, Backing::File(_)) => Flow::Call(PathId::DoFault, *l),
         (None, Backing::Anon) if l.write => Flow::Call(PathId::DoAnonymousPage, *l),
         (None, Backing::Anon) => {
             let pfn = host.zero_pfn;
@@ -159,7 +180,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             Flow::Return(0)
         }
         (None, Backing::ZoneDevice | Backing::Mmio) => {
-            let pfn = Pfn(vma.first_pfn.0 + (l.va.vpn() - start));
+            let pfn = Pfn(vma.offset + (l.va.vpn() - start));
             let write = vma.prot.contains(Prot::WRITE);
             // pte_special: set_pte_at never touches the page's tags.
             host.mm_mut(l.mm).set_pte(
@@ -185,9 +206,9 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// A new zeroed page. In a `VM_MTE` VMA it is allocated with `__GFP_ZEROTAGS`, so `tag_clear_highpage` zeroes the tags and
-/// sets the flag before anybody can see the page (5.14 and later).
+/// sets the flag before anybody can see the page (K16; before, `set_pte_at` does it).
 fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let Some(pfn) = host.alloc_anon_page(l.mm, l.va) else {
+    let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
         return Flow::Return(Errno::Enomem.ret());
     };
     host.mem.zero_page(pfn);
@@ -198,8 +219,8 @@ fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         pfn.0,
         host.place(l.mm, l.va)
     );
-    if host.vma_is_tagged(l) {
-        host.clear_page_tags(pfn);
+    if host.vma_is_tagged(l) && host.policy.zero_tags == ZeroTags::Alloc {
+        host.clear_page_tags(pfn, (l.mm, l.va));
         host.page_mut(pfn).flags |= PageFlags::MTE_TAGGED | PageFlags::MTE_LOCK;
         note!(
             host,
@@ -212,12 +233,14 @@ fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
-fn sync_new_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    if host.vma_is_tagged(l) {
-        Flow::Call(PathId::MteSyncTags, *l)
+pub(super) fn sync_new_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let (_, vma) = host.mm(l.mm).vma(l.va).expect("mmap_lock is held");
+    let old = if host.mm(l.mm).pte(l.va).is_some() {
+        Old::Present
     } else {
-        Flow::Next
-    }
+        Old::None
+    };
+    pte::sync_tags(host, l, vma, old)
 }
 
 /// Installs the page unless another thread was faster (`pte_same`).
@@ -231,6 +254,38 @@ fn set_anon_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Return(0)
 }
 
+/// The old page, if the fault still is a write to a present read-only PTE.
+fn wp_old_page(host: &Host, l: &Locals) -> Option<(Pfn, bool)> {
+    match host.mm(l.mm).pte(l.va) {
+        Some(Pte::Present { pfn, special, .. }) => Some((pfn, special)),
+        _ => None,
+    }
+}
+
+/// A page only we have, but for the swap cache: its slot is given up first, so that it can be reused.
+fn wp_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let Some((pfn, false)) = wp_old_page(host, l) else {
+        return Flow::Next;
+    };
+    let page = host.page(pfn);
+    let Some(entry) = page.swap else { return Flow::Next };
+    let keep = PageFlags::ANON_EXCLUSIVE | PageFlags::LOCKED;
+    if page.refcount > 1 || page.flags.intersects(keep) || host.swap.count(entry) > 0 {
+        return Flow::Next;
+    }
+    host.page_mut(pfn).swap = None;
+    host.set_flag(pfn, PageFlags::DIRTY, true);
+    host.swap.delete_from_swap_cache(entry);
+    Flow::Call(
+        PathId::SwapRangeFree,
+        Locals {
+            entry: Some(entry),
+            ..*l
+        },
+    )
+}
+
+/// Shared memory, and an anonymous page that no other process has, becomes writable in place.
 fn wp_page_reuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(Pte::Present {
         pfn, tagged, special, ..
@@ -238,20 +293,42 @@ fn wp_page_reuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     else {
         return Flow::Return(0);
     };
-    if pfn == host.zero_pfn {
+    let (_, vma) = host.mm(l.mm).vma(l.va).map(|(s, v)| (s, *v)).expect("found before");
+    let page = host.page(pfn);
+    let exclusive = matches!(page.mapping, PageMapping::Anon(_))
+        && (page.flags.contains(PageFlags::ANON_EXCLUSIVE) || page.refcount == 1 && page.swap.is_none());
+    if pfn == host.zero_pfn || !vma.flags.contains(VmFlags::SHARED) && !exclusive {
         return Flow::Next;
     }
-    host.mm_mut(l.mm).set_pte(
-        l.va,
-        Pte::Present {
-            pfn,
-            write: true,
-            dirty: true,
-            tagged,
-            special,
-        },
-    );
+    if exclusive {
+        host.page_mut(pfn).flags |= PageFlags::ANON_EXCLUSIVE;
+    }
+    let pte = Pte::Present {
+        pfn,
+        write: vma.prot.contains(Prot::WRITE),
+        dirty: true,
+        tagged,
+        special,
+    };
+    host.mm_mut(l.mm).set_pte(l.va, pte);
     Flow::Return(0)
+}
+
+/// A page of our own: zeroed in place of the zero page, else a copy with the tags.
+fn wp_page_copy(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let Some((old, special)) = wp_old_page(host, l) else {
+        return Flow::Return(0);
+    };
+    l.from = Some(old);
+    if special {
+        return alloc_zeroed_folio(host, l, io);
+    }
+    let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
+        return Flow::Return(Errno::Enomem.ret());
+    };
+    host.page_mut(old).refcount += 1;
+    l.pfn = Some(pfn);
+    Flow::Call(PathId::CopyHighpage, *l)
 }
 
 fn call_notifier_start(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
@@ -275,14 +352,43 @@ fn call_notifier_end(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     )
 }
 
-/// The private copy replaces the zero page, unless the PTE changed meanwhile.
+/// The private copy replaces the old page, unless the PTE changed meanwhile. `l.from` then is the old page, which has lost
+/// a mapping, or none.
 fn set_wp_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("allocated");
-    match host.mm(l.mm).pte(l.va) {
-        Some(Pte::Present { pfn: old, .. }) if old == host.zero_pfn => host.map_new_page(l, pfn),
-        _ => host.drop_unmapped_page(pfn),
+    let (pfn, old) = (l.pfn.expect("allocated"), l.from.expect("there was one"));
+    let counted = old != host.zero_pfn;
+    if !matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn, .. }) if pfn == old) {
+        host.drop_unmapped_page(pfn);
+        l.from = counted.then_some(old);
+        return Flow::Next;
     }
+    if counted {
+        host.page_mut(old).refcount -= 1;
+        host.ledger_copied_on_write((l.mm, l.va));
+    }
+    l.from = counted.then_some(old);
+    host.map_new_page(l, pfn);
     Flow::Next
+}
+
+/// Drops our reference to the page that was copied from (or lost the race); the last one frees it, with its slot.
+pub(super) fn put_from(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let Some(pfn) = l.from.filter(|pfn| host.is_counted(*pfn)) else {
+        return Flow::Return(l.ret.min(0));
+    };
+    host.page_mut(pfn).refcount -= 1;
+    if host.page(pfn).refcount > 0 {
+        return Flow::Return(l.ret.min(0));
+    }
+    let entry = host.page(pfn).swap;
+    Flow::Tail(
+        PathId::FreePageAndSwapCache,
+        Locals {
+            pfn: Some(pfn),
+            entry,
+            ..*l
+        },
+    )
 }
 
 pub(super) fn mmap_read_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
@@ -299,7 +405,12 @@ fn follow_page_mask(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(Pte::Present { pfn, write, .. }) = host.mm(l.mm).pte(l.va) else {
         return Flow::Next;
     };
-    if l.write && !write {
+    // check_vma_flags: memory that may not be accessed so is not, whatever its PTE.
+    let need = if l.write { Prot::WRITE } else { Prot::READ };
+    let allowed = l.force || host.mm(l.mm).vma(l.va).is_some_and(|(_, v)| v.prot.contains(need));
+    let forced = l.force && host.has_flag(pfn, PageFlags::ANON_EXCLUSIVE);
+    let poisoned = host.has_flag(pfn, PageFlags::HWPOISON);
+    if !allowed || l.write && !write && !forced || poisoned {
         return Flow::Next;
     }
     if host.is_counted(pfn) {
@@ -334,38 +445,55 @@ impl Host {
         self.pfn_is_map_memory(pfn) && !self.has_flag(pfn, PageFlags::RESERVED)
     }
 
-    /// A frame for an anonymous page: no flags, nobody's reference but the caller's.
-    pub(crate) fn alloc_anon_page(&mut self, mm: crate::ids::MmId, va: tagvisor_arch::Va) -> Option<Pfn> {
+    /// A frame without flags and with nobody's reference but the caller's.
+    pub(crate) fn alloc_page(&mut self, mapping: PageMapping) -> Option<Pfn> {
         let pfn = self.buddy.alloc()?;
         let page = self.page_mut(pfn);
         page.flags = PageFlags::empty();
         page.refcount = 1;
         page.swap = None;
-        page.mapping = Some((mm, va.page()));
+        page.mapping = mapping;
+        self.ledger.allocated(pfn);
         Some(pfn)
     }
 
-    /// Gives back a page that lost the race for its PTE.
+    /// Gives a page back that nobody maps.
     pub(crate) fn drop_unmapped_page(&mut self, pfn: Pfn) {
+        if self.has_flag(pfn, PageFlags::LRU) {
+            self.resident -= 1;
+        }
         let page = self.page_mut(pfn);
         page.refcount = 0;
         page.flags = PageFlags::empty();
-        page.mapping = None;
+        page.mapping = PageMapping::None;
         self.buddy.free(pfn);
     }
 
+    /// `anon_vma_prepare`: anonymous pages may be mapped from now on.
+    pub(crate) fn anon_vma_prepare(&mut self, l: &Locals) {
+        let mm = self.mm_mut(l.mm);
+        if let Some((_, vma)) = mm.vmas.range_mut(..=l.va.vpn()).next_back() {
+            vma.flags |= VmFlags::ANON_VMA;
+        }
+    }
+
+    /// A new anonymous page, exclusively ours, takes its place.
     fn map_new_page(&mut self, l: &Locals, pfn: Pfn) {
-        let tagged = self.vma_is_tagged(l);
-        self.mm_mut(l.mm).set_pte(
-            l.va,
-            Pte::Present {
-                pfn,
-                write: true,
-                dirty: true,
-                tagged,
-                special: false,
-            },
-        );
+        let (_, vma) = self
+            .mm(l.mm)
+            .vma(l.va)
+            .map(|(s, v)| (s, *v))
+            .expect("mmap_lock is held");
+        let pte = Pte::Present {
+            pfn,
+            write: vma.prot.contains(Prot::WRITE),
+            dirty: true,
+            tagged: vma.flags.contains(VmFlags::MTE),
+            special: false,
+        };
+        self.mm_mut(l.mm).set_pte(l.va, pte);
+        self.anon_vma_prepare(l);
+        self.page_mut(pfn).flags |= PageFlags::ANON_EXCLUSIVE;
         self.lru_add(pfn);
     }
 

@@ -2,26 +2,36 @@
 //!
 //! **Keeps**: [`table`] is the one place where a policy selects a table; inside a step a policy is asked at the decision.
 
+mod copy;
 mod copy_tags;
 mod fault;
+mod file_fault;
+mod fork;
+mod free;
 mod guest_access;
+mod madvise;
 mod mprotect;
 mod mte;
 mod notifier;
 mod outline;
+mod pte;
+mod ptrace;
 mod reclaim;
+mod rmap;
 mod swap_in;
 mod swapoff;
 mod user_access;
 mod user_mem_abort;
 mod watched;
+mod young;
 mod zap;
 
 use tagvisor_arch::{PAGE_SIZE, Va};
 
 use crate::ids::MmId;
-use crate::ops::Op;
-use crate::policy::{CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreFlagged, Sanitise};
+use crate::madvise::Advice;
+use crate::ops::{MapSpec, Op};
+use crate::policy::{CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise};
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
@@ -54,8 +64,28 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::GetUserPages => &fault::GET_USER_PAGES,
         PathId::HandleMmFault => &fault::HANDLE_MM_FAULT,
         PathId::DoAnonymousPage => &fault::DO_ANONYMOUS_PAGE,
+        PathId::DoFault => &file_fault::DO_FAULT,
+        PathId::ShmemSwapinFolio => &file_fault::SHMEM_SWAPIN_FOLIO,
+        PathId::ShmemUndoRange => &madvise::SHMEM_UNDO_RANGE,
+        PathId::CopyHighpage => match policy.copy_flag {
+            CopyFlag::Before => &copy::COPY_FLAG_FIRST,
+            CopyFlag::After => &copy::COPY_FLAG_LAST,
+            CopyFlag::AfterLock => &copy::COPY_LOCK,
+        },
+        PathId::FreePageAndSwapCache => &free::FREE_PAGE_AND_SWAP_CACHE,
+        PathId::DupMm => &fork::DUP_MM,
+        PathId::ExitMmap => &fork::EXIT_MMAP,
+        PathId::MadviseFree => &madvise::MADVISE_FREE,
+        PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
+        PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
+        PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
+        PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
         PathId::DoWpPage => &fault::DO_WP_PAGE,
-        PathId::DoSwapPage => &swap_in::DO_SWAP_PAGE,
+        PathId::DoSwapPage => match policy.restore_at {
+            RestoreAt::SetPte => &swap_in::DO_SWAP_PAGE_RESTORE_IN_SET_PTE,
+            RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
+            RestoreAt::BeforeFree | RestoreAt::BeforeFreeOnly => &swap_in::DO_SWAP_PAGE,
+        },
         PathId::MteSyncTags => match policy.host_sync {
             HostSync::FlagAlways => &mte::SYNC_FLAG_ALWAYS,
             HostSync::FlagFirst | HostSync::RestoreLast => &mte::SYNC_FLAG_FIRST,
@@ -79,14 +109,14 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             RestoreFlagged::Never | RestoreFlagged::Overwrite => table(PathId::MteRestoreTags, policy),
         },
         PathId::MteSaveTags => &mte::SAVE,
-        PathId::SwapRangeFree => &swap_in::SWAP_RANGE_FREE,
-        PathId::FreeUnrefPage => &swap_in::FREE_UNREF_PAGE,
+        PathId::SwapRangeFree => &free::SWAP_RANGE_FREE,
+        PathId::FreeUnrefPage => &free::FREE_UNREF_PAGE,
         PathId::ShrinkFolioList => &reclaim::SHRINK_FOLIO_LIST,
         PathId::NotifierStart => &notifier::INVALIDATE_RANGE_START,
         PathId::NotifierEnd => &notifier::INVALIDATE_RANGE_END,
         PathId::ZapPageRange => &zap::ZAP_PAGE_RANGE,
         PathId::Munmap => &zap::MUNMAP,
-        PathId::MadviseDontneed => &zap::MADVISE_DONTNEED,
+        PathId::MadviseDontneed => &madvise::MADVISE_DONTNEED,
         PathId::Mprotect => &mprotect::MPROTECT,
         PathId::CopyTagsFrom => &copy_tags::FROM,
         PathId::CopyTagsTo => match policy.copy_tags_flag {
@@ -97,6 +127,18 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             CopyTagsFlag::LockClear => &copy_tags::TO_LOCK_CLEAR,
         },
         PathId::Swapoff => &swapoff::SWAPOFF,
+    }
+}
+
+/// The path of an advice; what only sets flags of the VMA has none.
+fn madvise_path(advice: Advice) -> PathId {
+    match advice {
+        Advice::Dontneed => PathId::MadviseDontneed,
+        Advice::Free => PathId::MadviseFree,
+        Advice::Pageout => PathId::MadvisePageout,
+        Advice::Remove => PathId::MadviseRemove,
+        Advice::PopulateRead | Advice::PopulateWrite => PathId::MadvisePopulate,
+        _ => PathId::Nothing,
     }
 }
 
@@ -126,8 +168,23 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
             },
         ),
         Op::Evict(mm, va) => (PathId::ShrinkFolioList, range(mm, va.untagged().page(), 1)),
-        Op::Munmap(mm, va, pages) | Op::Replace(mm, va, pages, ..) => (PathId::Munmap, range(mm, va, pages)),
-        Op::DontNeed(mm, va, pages) => (PathId::MadviseDontneed, range(mm, va, pages)),
+        Op::Shrink(_) => (PathId::ShrinkFolioList, Locals::default()),
+        Op::Munmap(mm, va, pages) | Op::Replace(mm, va, MapSpec { pages, .. }) => {
+            (PathId::Munmap, range(mm, va, pages))
+        }
+        Op::Madvise(mm, va, pages, advice) => (madvise_path(advice), range(mm, va, pages)),
+        Op::Fork(mm, _) => (PathId::DupMm, range(mm, Va(0), 0)),
+        Op::Exit(mm) => (PathId::ExitMmap, range(mm, Va(0), 1 << 36)),
+        Op::Truncate(file, file_page, file_end) => {
+            let undo = Locals {
+                file,
+                file_page,
+                file_end,
+                ..Locals::default()
+            };
+            (PathId::ShmemUndoRange, undo)
+        }
+        Op::PeekTags { mm, va, .. } | Op::PokeTags { mm, va, .. } => (PathId::AccessRemoteTags, range(mm, va, 0)),
         Op::Mprotect(mm, va, pages, _) => (PathId::Mprotect, range(mm, va, pages)),
         Op::CopyTagsFrom { vm, ipa, .. } => (
             PathId::CopyTagsFrom,

@@ -10,6 +10,7 @@ use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
 use crate::ops::Op;
 use crate::paths::notifier;
+use crate::paths::pte::{self, Old};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -106,15 +107,12 @@ fn change_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     };
     l.index = u32::try_from(vpn - l.va.vpn()).expect("checked by the caller");
     l.pfn = Some(pfn);
-    let tagged = host
-        .mm(l.mm)
-        .vma(Va(vpn * PAGE_SIZE))
-        .is_some_and(|(_, v)| v.flags.contains(VmFlags::MTE));
-    if tagged && !special {
-        Flow::Call(PathId::MteSyncTags, *l)
-    } else {
-        Flow::Next
+    if special {
+        return Flow::Next;
     }
+    let va = Va(vpn * PAGE_SIZE);
+    let vma = *host.mm(l.mm).vma(va).expect("mmap_lock is held").1;
+    pte::sync_tags(host, &Locals { va, ..*l }, &vma, Old::Present)
 }
 
 fn commit_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {

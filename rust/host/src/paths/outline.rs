@@ -3,7 +3,7 @@
 //! **Keeps**: a table is data; nothing here decides anything.
 
 /// A static [`crate::step::Path`]: a name, and each step's name with its action.
-macro_rules! path {
+macro_rules! outline {
     ($(#[doc = $doc:literal])+ $vis:vis $table:ident = $name:literal { $($step:literal => $run:expr,)+ }) => {
         $(#[doc = $doc])+
         $vis static $table: $crate::step::Path = $crate::step::Path {
@@ -13,4 +13,4 @@ macro_rules! path {
     };
 }
 
-pub(super) use path;
+pub(super) use outline;

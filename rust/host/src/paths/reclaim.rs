@@ -1,20 +1,26 @@
 //! Reclaim of one page: swap it out and drop it.
 //!
-//! **Models** `shrink_folio_list` (mm/vmscan.c) for an anonymous page: `add_to_swap`, `try_to_unmap` between notifier calls,
-//! `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`. **Leaves out** write-back that takes time,
-//! reference checks of the LRU (the caller chose the page), and failure to save tags.
+//! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous and shmem pages: `add_to_swap`, `try_to_unmap` of every mapping
+//! between notifier calls, `shmem_writepage`, `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`; a
+//! lazily freed page (`MADV_FREE`) that is still clean is discarded. **Leaves out** reference checks but for those of
+//! `MADV_PAGEOUT` (else the caller chose the page), and failure to save tags.
 //!
 //! **Keeps**: a page is written only after its tags are saved, and dropped only when its slot is up to date.
 
-use tagvisor_arch::PAGE_SIZE;
+use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 
 use crate::errno::Errno;
+use crate::file::{Cached, FileKind};
+use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
-use crate::page::PageFlags;
+use crate::ops::Op;
+use crate::page::{PageFlags, PageMapping};
 use crate::paths::notifier;
+use crate::policy::PageoutReferences;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
+use crate::swap::SwpEntry;
 
 pub(super) static SHRINK_FOLIO_LIST: Path = Path {
     name: "shrink_folio_list",
@@ -24,8 +30,16 @@ pub(super) static SHRINK_FOLIO_LIST: Path = Path {
             run: folio_trylock,
         },
         Step {
+            name: "folio_check_references",
+            run: folio_check_references,
+        },
+        Step {
             name: "add_to_swap",
             run: add_to_swap,
+        },
+        Step {
+            name: "rmap_walk",
+            run: rmap_walk,
         },
         Step {
             name: "mmu_notifier_invalidate_range_start",
@@ -38,6 +52,10 @@ pub(super) static SHRINK_FOLIO_LIST: Path = Path {
         Step {
             name: "mmu_notifier_invalidate_range_end",
             run: |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(l)),
+        },
+        Step {
+            name: "next mapping",
+            run: |_, _, _| Flow::To("rmap_walk"),
         },
         Step {
             name: "pageout",
@@ -55,100 +73,182 @@ pub(super) static SHRINK_FOLIO_LIST: Path = Path {
             name: "__remove_mapping",
             run: remove_mapping,
         },
+        Step {
+            name: "free_unref_page",
+            run: |_, l, _| Flow::Tail(PathId::FreeUnrefPage, *l),
+        },
     ],
 };
 
-/// Finds the page by its place: mapped, or unmapped but still in the swap cache. A page that is locked, or is none of
-/// reclaim's (the zero page, device memory), is left alone.
-fn folio_trylock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    l.va = l.va.page();
-    l.end = l.va + PAGE_SIZE;
-    let (pfn, unmapped) = match host.mm(l.mm).pte(l.va) {
+fn locked_page(l: &Locals) -> Pfn {
+    l.pfn.expect("locked")
+}
+
+/// What keeps a page besides us: the page cache of its file, until it is in swap.
+fn page_cache_refs(host: &Host, pfn: Pfn) -> u32 {
+    let in_cache = matches!(host.page(pfn).mapping, PageMapping::File(..)) && host.page(pfn).swap.is_none();
+    u32::from(in_cache)
+}
+
+fn unlock(host: &mut Host, l: &Locals, errno: Errno) -> Flow {
+    host.set_flag(locked_page(l), PageFlags::LOCKED, false);
+    Flow::Return(errno.ret())
+}
+
+/// The page that an operation names: by its frame, or by its place, where it may be unmapped but still in the swap cache.
+fn page_named(host: &Host, l: &Locals, io: &Io) -> Option<Pfn> {
+    if let Op::Shrink(pfn) = io.op {
+        return Some(pfn);
+    }
+    match host.mm(l.mm).pte(l.va) {
         Some(Pte::Present {
             pfn, special: false, ..
-        }) => (pfn, false),
-        Some(Pte::Swap(entry)) => match host.swap.lookup(entry) {
-            Some(pfn) => (pfn, true),
-            None => return Flow::Return(0),
+        }) => Some(pfn),
+        Some(Pte::Present { .. }) => None,
+        Some(Pte::Swap(entry)) => host.swap.lookup(entry),
+        None => match host.cached_at(l.mm, l.va)? {
+            Cached::Swap(entry) => host.swap.lookup(entry),
+            Cached::Page(_) => None,
         },
-        _ => return Flow::Return(0),
+    }
+}
+
+/// A page that is locked, or is none of reclaim's (the zero page, device memory, ramfs), is left alone.
+fn folio_trylock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    l.va = l.va.page();
+    let Some(pfn) = page_named(host, l, io) else {
+        return Flow::Return(0);
     };
+    let evictable = match host.page(pfn).mapping {
+        PageMapping::Anon(_) | PageMapping::Ksm => true,
+        PageMapping::File(file, _) => host.file(file).kind == FileKind::Shmem,
+        PageMapping::None => false,
+    };
+    if !evictable || host.has_flag(pfn, PageFlags::HWPOISON) {
+        return Flow::Return(0);
+    }
     if host.has_flag(pfn, PageFlags::LOCKED) {
         return Flow::Return(Errno::Eagain.ret());
     }
     host.set_flag(pfn, PageFlags::LOCKED, true);
     l.pfn = Some(pfn);
     l.entry = host.page(pfn).swap;
-    if unmapped { Flow::To("pageout") } else { Flow::Next }
+    Flow::Next
 }
 
+/// `MADV_PAGEOUT` in versions that look: a page that a guest used since it was last asked stays this time.
+fn folio_check_references(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let looks = l.pageout && host.policy.pageout_references == PageoutReferences::Checked;
+    if looks && host.folio_referenced(locked_page(l)) {
+        return unlock(host, l, Errno::Eagain);
+    }
+    Flow::Next
+}
+
+/// Anonymous pages get their slot first; a lazily freed page needs none.
 fn add_to_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("locked");
-    if l.entry.is_some() {
+    let pfn = locked_page(l);
+    let file = matches!(host.page(pfn).mapping, PageMapping::File(..));
+    if l.entry.is_some() || file || host.has_flag(pfn, PageFlags::LAZYFREE) {
         return Flow::Next;
     }
-    let Some(entry) = host.swap.add_to_swap(pfn) else {
-        host.set_flag(pfn, PageFlags::LOCKED, false);
-        return Flow::Return(Errno::Enomem.ret());
+    match host.bind_to_slot(pfn) {
+        Some(entry) => {
+            l.entry = Some(entry);
+            Flow::Next
+        }
+        None => unlock(host, l, Errno::Enomem),
+    }
+}
+
+/// The next mapping of the page.
+fn rmap_walk(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let Some((mm, va)) = host.rmap(locked_page(l)).first().copied() else {
+        return Flow::To("pageout");
     };
-    host.page_mut(pfn).swap = Some(entry);
-    host.set_flag(pfn, PageFlags::DIRTY, true);
-    host.ledger.slot_touched(entry);
-    l.entry = Some(entry);
-    note!(
-        host,
-        [Key::Frame(pfn), Key::Slot(entry), Key::page(l.mm, l.va)],
-        "{} (pfn {:#x}) gets swap slot {entry}",
-        host.place(l.mm, l.va),
-        pfn.0
-    );
+    let page = host.page(locked_page(l));
+    if l.entry.is_none() && page.mapping == PageMapping::Anon(va) && !page.flags.contains(PageFlags::LAZYFREE) {
+        // No longer lazily freed: it needs a slot, the next time.
+        return unlock(host, l, Errno::Eagain);
+    }
+    (l.mm, l.va, l.end) = (mm, va, va + PAGE_SIZE);
     Flow::Next
 }
 
 fn try_to_unmap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let (pfn, entry) = (l.pfn.expect("locked"), l.entry.expect("in the swap cache"));
-    if let Some(Pte::Present { pfn: mapped, dirty, .. }) = host.mm(l.mm).pte(l.va)
-        && mapped == pfn
-    {
-        host.mm_mut(l.mm).set_pte(l.va, Pte::Swap(entry));
-        host.swap.duplicate(entry);
-        let page = host.page_mut(pfn);
-        page.refcount -= 1;
-        page.flags
-            .set(PageFlags::DIRTY, page.flags.contains(PageFlags::DIRTY) || dirty);
-        note!(
-            host,
-            [Key::Frame(pfn), Key::Slot(entry), Key::page(l.mm, l.va)],
-            "pfn {:#x} unmapped from {}",
-            pfn.0,
-            host.place(l.mm, l.va)
-        );
+    let pfn = locked_page(l);
+    let Some(Pte::Present { pfn: mapped, dirty, .. }) = host.mm(l.mm).pte(l.va) else {
+        return Flow::Next;
+    };
+    if mapped != pfn {
+        return Flow::Next;
     }
+    let page = host.page_mut(pfn);
+    page.flags
+        .set(PageFlags::DIRTY, page.flags.contains(PageFlags::DIRTY) || dirty);
+    let (file, lazyfree) = (
+        matches!(page.mapping, PageMapping::File(..)),
+        page.flags.contains(PageFlags::LAZYFREE),
+    );
+    if lazyfree && page.flags.contains(PageFlags::DIRTY) {
+        // Written since MADV_FREE: it is to be kept after all (folio_set_swapbacked).
+        page.flags.remove(PageFlags::LAZYFREE);
+        return Flow::Next;
+    }
+    page.refcount -= 1;
+    match l.entry.filter(|_| !file && !lazyfree) {
+        Some(entry) => {
+            host.mm_mut(l.mm).set_pte(l.va, Pte::Swap(entry));
+            host.swap.duplicate(entry);
+        }
+        None => {
+            host.mm_mut(l.mm).clear_pte(l.va);
+        }
+    }
+    note!(
+        host,
+        [Key::Frame(pfn), Key::page(l.mm, l.va)],
+        "pfn {:#x} unmapped from {}",
+        pfn.0,
+        host.place(l.mm, l.va)
+    );
     Flow::Next
 }
 
-/// A clean page needs no write: its slot, and its saved tags, are taken to be up to date.
+/// A clean page needs no write: its slot, and its saved tags, are taken to be up to date. A page of shmem moves from the
+/// page cache to the swap cache here (`shmem_writepage`).
 fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("locked");
-    if !host.has_flag(pfn, PageFlags::DIRTY) {
-        note!(
-            host,
-            [Key::Frame(pfn)],
-            "pfn {:#x} is clean: dropped without a write, tags not saved again",
-            pfn.0
-        );
-        return Flow::To("__remove_mapping");
-    }
-    if host.page(pfn).refcount > 0 {
+    let pfn = locked_page(l);
+    if host.page(pfn).refcount > page_cache_refs(host, pfn) {
         // Somebody else holds it (GUP): kept in the swap cache.
-        host.set_flag(pfn, PageFlags::LOCKED, false);
-        return Flow::Return(Errno::Eagain.ret());
+        return unlock(host, l, Errno::Eagain);
     }
-    Flow::Next
+    if host.has_flag(pfn, PageFlags::LAZYFREE) {
+        return host.discard_lazyfree(l);
+    }
+    if let (PageMapping::File(file, index), None) = (host.page(pfn).mapping, l.entry) {
+        let Some(entry) = host.bind_to_slot(pfn) else {
+            return unlock(host, l, Errno::Enomem);
+        };
+        l.entry = Some(entry);
+        host.swap.duplicate(entry);
+        host.file_mut(file).cache.insert(index, Cached::Swap(entry));
+        host.page_mut(pfn).refcount -= 1;
+    }
+    if host.has_flag(pfn, PageFlags::DIRTY) {
+        return Flow::Next;
+    }
+    note!(
+        host,
+        [Key::Frame(pfn)],
+        "pfn {:#x} is clean: dropped without a write, tags not saved again",
+        pfn.0
+    );
+    Flow::To("__remove_mapping")
 }
 
 fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let (pfn, entry) = (l.pfn.expect("locked"), l.entry.expect("in the swap cache"));
+    let (pfn, entry) = (locked_page(l), l.entry.expect("in the swap cache"));
     host.swap.write(entry, host.mem.data(pfn));
     host.set_flag(pfn, PageFlags::DIRTY, false);
     host.stats.swap_outs += 1;
@@ -158,17 +258,61 @@ fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         "data of pfn {:#x} written to slot {entry}",
         pfn.0
     );
+    if l.pageout && !host.swap.is_synchronous() {
+        // The write is still under way when reclaim has passed: the page stays in the swap cache, clean.
+        host.set_flag(pfn, PageFlags::LOCKED, false);
+        return Flow::Return(0);
+    }
     Flow::Next
 }
 
-/// Drops the page from the swap cache and frees it, if nobody took it meanwhile.
+/// Drops the page from the swap cache, if nobody took it meanwhile; the last user of the slot frees that too.
 fn remove_mapping(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let (pfn, entry) = (l.pfn.expect("locked"), l.entry.expect("in the swap cache"));
+    let (pfn, entry) = (locked_page(l), l.entry.expect("in the swap cache"));
     host.set_flag(pfn, PageFlags::LOCKED, false);
     if host.page(pfn).refcount > 0 || host.has_flag(pfn, PageFlags::DIRTY) {
         return Flow::Return(Errno::Eagain.ret());
     }
     host.page_mut(pfn).swap = None;
-    host.swap.delete_from_swap_cache(entry);
-    Flow::Tail(PathId::FreeUnrefPage, *l)
+    if host.swap.delete_from_swap_cache(entry) {
+        return Flow::Call(PathId::SwapRangeFree, *l);
+    }
+    Flow::Next
+}
+
+impl Host {
+    /// `folio_alloc_swap` and `add_to_swap_cache`.
+    fn bind_to_slot(&mut self, pfn: Pfn) -> Option<SwpEntry> {
+        let entry = self.swap.add_to_swap(pfn)?;
+        self.page_mut(pfn).swap = Some(entry);
+        self.set_flag(pfn, PageFlags::DIRTY, true);
+        self.ledger.slot_touched(entry);
+        note!(
+            self,
+            [Key::Frame(pfn), Key::Slot(entry)],
+            "pfn {:#x} gets swap slot {entry}",
+            pfn.0
+        );
+        Some(entry)
+    }
+
+    /// What the page cache has for a place where a file is mapped.
+    fn cached_at(&self, mm: MmId, va: Va) -> Option<Cached> {
+        let (start, vma) = self.mm(mm).vma(va)?;
+        let crate::mm::Backing::File(file) = vma.backing else {
+            return None;
+        };
+        let index = vma.offset + (va.vpn() - start);
+        self.file(file).cache.get(&index).copied()
+    }
+
+    /// A clean lazily freed page is dropped: its owner gave the content up.
+    fn discard_lazyfree(&mut self, l: &mut Locals) -> Flow {
+        let pfn = locked_page(l);
+        if let PageMapping::Anon(va) = self.page(pfn).mapping {
+            self.ledger.discarded(l.mm, va, va + PAGE_SIZE);
+        }
+        self.set_flag(pfn, PageFlags::LOCKED, false);
+        Flow::Tail(PathId::FreeUnrefPage, Locals { entry: None, ..*l })
+    }
 }

@@ -1,97 +1,115 @@
-//! Swap-in, and what frees slots and pages.
+//! Swap-in of anonymous memory.
 //!
-//! **Models** `do_swap_page` (mm/memory.c, the order of 6.5 and later: `arch_swap_restore` before `swap_free`),
-//! `swap_range_free` with `arch_swap_invalidate_page` (mm/swapfile.c), and the end of a page. **Leaves out** read-ahead,
-//! I/O errors, KSM copies and large folios.
+//! **Models** `do_swap_page` (mm/memory.c); K7 decides on which side of `swap_free` the tags are restored, each a table of
+//! the same steps. **Leaves out** read-ahead, I/O errors, KSM copies and large folios.
 //!
-//! **Keeps**: tags are restored under the page lock, before any PTE maps the page and before the slot can be freed.
+//! **Keeps**: the page is locked from the moment it is found until its PTE is written and its slot has been let go of.
 
 use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
-use crate::page::PageFlags;
-use crate::policy::SavedTags;
+use crate::page::{PageFlags, PageMapping};
+use crate::paths::pte::{self, Old};
+use crate::policy::{RestoreAt, SwapBypass, SwapInWrite};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
+const GET_FOLIO: Step = Step {
+    name: "swap_cache_get_folio",
+    run: swap_cache_get_folio,
+};
+const READ_FOLIO: Step = Step {
+    name: "swap_read_folio",
+    run: swap_read_folio,
+};
+const FOLIO_LOCK: Step = Step {
+    name: "folio_lock",
+    run: folio_lock,
+};
+const PTE_SAME: Step = Step {
+    name: "pte_same",
+    run: pte_same,
+};
+const SWAP_FREE: Step = Step {
+    name: "swap_free",
+    run: swap_free,
+};
+const FOLIO_FREE_SWAP: Step = Step {
+    name: "folio_free_swap",
+    run: folio_free_swap,
+};
+const SYNC_TAGS: Step = Step {
+    name: "mte_sync_tags",
+    run: sync_tags,
+};
+const SET_PTE: Step = Step {
+    name: "set_pte_at",
+    run: set_pte_at,
+};
+const SWAPCACHE_CLEAR: Step = Step {
+    name: "swapcache_clear",
+    run: swapcache_clear,
+};
+const FOLIO_UNLOCK: Step = Step {
+    name: "folio_unlock",
+    run: folio_unlock,
+};
+
+/// 6.5 and later: restored under the page lock before the slot can be freed.
 pub(super) static DO_SWAP_PAGE: Path = Path {
     name: "do_swap_page",
     steps: &[
-        Step {
-            name: "swap_cache_get_folio",
-            run: swap_cache_get_folio,
-        },
-        Step {
-            name: "swap_read_folio",
-            run: swap_read_folio,
-        },
-        Step {
-            name: "folio_lock",
-            run: folio_lock,
-        },
-        Step {
-            name: "pte_same",
-            run: pte_same,
-        },
+        GET_FOLIO,
+        READ_FOLIO,
+        FOLIO_LOCK,
+        PTE_SAME,
         Step {
             name: "arch_swap_restore",
             run: |_, l, _| Flow::Call(PathId::MteRestoreTags, *l),
         },
-        Step {
-            name: "swap_free",
-            run: swap_free,
-        },
-        Step {
-            name: "folio_free_swap",
-            run: folio_free_swap,
-        },
-        Step {
-            name: "mte_sync_tags",
-            run: sync_tags,
-        },
-        Step {
-            name: "set_pte_at",
-            run: set_pte_at,
-        },
-        Step {
-            name: "swapcache_clear",
-            run: swapcache_clear,
-        },
-        Step {
-            name: "return",
-            run: |_, _, _| Flow::Return(0),
-        },
+        SWAP_FREE,
+        FOLIO_FREE_SWAP,
+        SYNC_TAGS,
+        SET_PTE,
+        SWAPCACHE_CLEAR,
+        FOLIO_UNLOCK,
     ],
 };
-pub(super) static SWAP_RANGE_FREE: Path = Path {
-    name: "swap_range_free",
+/// 5.18 to 6.4: `set_pte_at` restores, after the slot was freed.
+pub(super) static DO_SWAP_PAGE_FREE_FIRST: Path = Path {
+    name: "do_swap_page",
     steps: &[
-        Step {
-            name: "arch_swap_invalidate_page",
-            run: arch_swap_invalidate_page,
-        },
-        Step {
-            name: "slot offered again",
-            run: offer_slot,
-        },
+        GET_FOLIO,
+        READ_FOLIO,
+        FOLIO_LOCK,
+        PTE_SAME,
+        SWAP_FREE,
+        FOLIO_FREE_SWAP,
+        SYNC_TAGS,
+        SET_PTE,
+        SWAPCACHE_CLEAR,
+        FOLIO_UNLOCK,
     ],
 };
-pub(super) static FREE_UNREF_PAGE: Path = Path {
-    name: "free_unref_page",
+/// Up to 5.17: `set_pte_at` restores, then the slot is freed.
+pub(super) static DO_SWAP_PAGE_RESTORE_IN_SET_PTE: Path = Path {
+    name: "do_swap_page",
     steps: &[
-        Step {
-            name: "saved tags no longer needed?",
-            run: erase_at_page_free,
-        },
-        Step {
-            name: "free_pages_prepare",
-            run: free_pages_prepare,
-        },
+        GET_FOLIO,
+        READ_FOLIO,
+        FOLIO_LOCK,
+        PTE_SAME,
+        SYNC_TAGS,
+        SET_PTE,
+        SWAP_FREE,
+        FOLIO_FREE_SWAP,
+        SWAPCACHE_CLEAR,
+        FOLIO_UNLOCK,
     ],
 };
 
 /// The page may still be in the swap cache; else a frame is taken. A synchronous device whose slot is used once bypasses
-/// the swap cache; `SWAP_HAS_CACHE` then only keeps others out (`swapcache_prepare`).
+/// the swap cache; `SWAP_HAS_CACHE` then only keeps others out, where the kernel sets it (`swapcache_prepare`).
 fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a swap PTE");
     if host.mm(l.mm).pte(l.va) != Some(Pte::Swap(entry)) {
@@ -103,12 +121,13 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::To("folio_lock");
     }
     l.bypass = host.swap.is_synchronous() && host.swap.count(entry) == 1;
-    if l.bypass && !host.swap.swapcache_prepare(entry) {
+    let prepare = l.bypass && host.policy.swap_bypass == SwapBypass::Prepare;
+    if prepare && !host.swap.swapcache_prepare(entry) {
         // Another thread is swapping it in: sleep, then look at the PTE again.
         return Flow::Blocked;
     }
-    let Some(pfn) = host.alloc_anon_page(l.mm, l.va) else {
-        if l.bypass {
+    let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
+        if prepare {
             host.swap.swapcache_clear(entry);
         }
         return Flow::Return(Errno::Enomem.ret());
@@ -124,11 +143,7 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn swap_read_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (pfn, entry) = (l.pfn.expect("allocated"), l.entry.expect("called for a swap PTE"));
-    match host.swap.read(entry) {
-        Some(data) => host.mem.write(pfn.base(), data),
-        None => host.mem.zero_page(pfn),
-    }
-    host.stats.swap_ins += 1;
+    host.swap_read(entry, pfn);
     let place = host.place(l.mm, l.va);
     note!(
         host,
@@ -202,30 +217,29 @@ fn folio_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 fn sync_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let tagged = host
-        .mm(l.mm)
-        .vma(l.va)
-        .is_some_and(|(_, v)| v.flags.contains(VmFlags::MTE));
-    if tagged {
-        Flow::Call(PathId::MteSyncTags, *l)
-    } else {
-        Flow::Next
-    }
+    let (_, vma) = host.mm(l.mm).vma(l.va).expect("mmap_lock is held");
+    pte::sync_tags(host, l, vma, Old::Swap(l.entry.expect("called for a swap PTE")))
 }
 
-/// The page is exclusive, so a read fault maps it writable too, but clean: the slot stays valid until it is written.
+/// A page that no other process has may be mapped writable by a read fault too, but clean: the slot stays valid until it
+/// is written.
 fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("found");
     let vma = host.mm(l.mm).vma(l.va).map(|(_, v)| *v).expect("mmap_lock is held");
+    let entry = l.entry.expect("called for a swap PTE");
+    // Before 5.18 our own reference to the slot still counts here.
+    let ours = u32::from(host.policy.restore_at == RestoreAt::SetPte);
+    let exclusive = host.swap.count(entry) == ours && host.page(pfn).refcount == 1;
+    host.set_flag(pfn, PageFlags::ANON_EXCLUSIVE, exclusive);
+    let for_write = l.write || host.policy.swap_in_write == SwapInWrite::Vma;
     let pte = Pte::Present {
         pfn,
-        write: vma.prot.contains(Prot::WRITE),
-        dirty: l.write,
+        write: vma.prot.contains(Prot::WRITE) && exclusive && for_write,
+        dirty: l.write && exclusive,
         tagged: vma.flags.contains(VmFlags::MTE),
         special: false,
     };
     host.mm_mut(l.mm).set_pte(l.va, pte);
-    host.set_flag(pfn, PageFlags::LOCKED, false);
     // The reference taken at lookup or allocation now belongs to the PTE.
     host.lru_add(pfn);
     let how = if l.write { "for write" } else { "by a read, clean" };
@@ -242,64 +256,15 @@ fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// The bypassed swap cache lets go: the slot's last user.
 fn swapcache_clear(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a swap PTE");
-    if l.bypass && host.swap.swapcache_clear(entry) {
+    let prepared = l.bypass && host.policy.swap_bypass == SwapBypass::Prepare;
+    if prepared && host.swap.swapcache_clear(entry) {
         Flow::Call(PathId::SwapRangeFree, *l)
     } else {
         Flow::Next
     }
 }
 
-/// K1: every merged kernel erases the saved tags here; only the counterfactual that waits for swapoff does not.
-fn arch_swap_invalidate_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let entry = l.entry.expect("called for a slot");
-    if host.policy.saved_tags_erased != SavedTags::Swapoff {
-        host.mte_invalidate_tags(entry, "slot freed");
-    }
-    Flow::Next
-}
-
-fn offer_slot(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let entry = l.entry.expect("called for a slot");
-    host.swap.offer(entry);
-    host.ledger.slot_offered(entry, host.mte_pages.contains(entry));
-    note!(host, [Key::Slot(entry)], "slot {entry} is free");
+fn folio_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    host.set_flag(l.pfn.expect("found"), PageFlags::LOCKED, false);
     Flow::Return(0)
-}
-
-/// K1 = page-free: the tags went back to a page; when that page goes, so do they.
-fn erase_at_page_free(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    if let (SavedTags::PageFree, Some(entry), Some(pfn)) = (host.policy.saved_tags_erased, l.entry, l.pfn)
-        && host.page(pfn).flags.contains(PageFlags::RESTORED)
-    {
-        host.mte_invalidate_tags(entry, "page freed");
-    }
-    Flow::Next
-}
-
-/// The page goes back to the allocator: flags cleared, tags left as they are.
-fn free_pages_prepare(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("called for a page");
-    note!(
-        host,
-        [Key::Frame(pfn)],
-        "pfn {:#x} freed, its tags stay in memory",
-        pfn.0
-    );
-    if host.has_flag(pfn, PageFlags::LRU) {
-        host.resident -= 1;
-    }
-    host.drop_unmapped_page(pfn);
-    Flow::Return(0)
-}
-
-impl Host {
-    /// `put_page`: drops a reference; true if it was the last and the page must be freed.
-    pub(crate) fn put_page(&mut self, pfn: tagvisor_arch::Pfn) -> bool {
-        if !self.is_counted(pfn) {
-            return false;
-        }
-        let page = self.page_mut(pfn);
-        page.refcount -= 1;
-        page.refcount == 0 && page.swap.is_none()
-    }
 }

@@ -1,10 +1,11 @@
 //! swapoff: everything comes back, then what is left of the tag store goes.
 //!
-//! **Models** `SYSCALL_DEFINE1(swapoff)` (mm/swapfile.c): no slot is offered any more, `try_to_unuse` swaps every entry in,
-//! pages still bound to slots let go, then `arch_swap_invalidate_area`. **Leaves out** turning swap on again.
+//! **Models** `SYSCALL_DEFINE1(swapoff)` (mm/swapfile.c): no slot is offered any more, `try_to_unuse` swaps every entry in
+//! (`shmem_unuse` for files, `unuse_mm` for processes), pages still bound to slots let go, then `arch_swap_invalidate_area`. **Leaves out** turning swap on again.
 
 use tagvisor_arch::{PAGE_SIZE, Va};
 
+use crate::file::{Cached, File, FileId};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
@@ -20,6 +21,20 @@ pub(super) static SWAPOFF: Path = Path {
             run: |host, _, _| {
                 host.swap.set_writeok(false);
                 Flow::Next
+            },
+        },
+        Step {
+            name: "shmem_unuse",
+            run: shmem_unuse,
+        },
+        Step {
+            name: "next inode",
+            run: |host, l, _| {
+                if l.ret < 0 {
+                    host.swap.set_writeok(true);
+                    return Flow::Return(l.ret);
+                }
+                Flow::To("shmem_unuse")
             },
         },
         Step {
@@ -51,6 +66,25 @@ pub(super) static SWAPOFF: Path = Path {
         },
     ],
 };
+
+fn shmem_unuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let swapped = |(id, file): (FileId, &File)| {
+        file.cache.iter().find_map(|(index, cached)| match cached {
+            Cached::Swap(entry) => Some((id, *index, *entry)),
+            Cached::Page(_) => None,
+        })
+    };
+    let Some((file, file_page, entry)) = (0..).map(FileId).zip(&host.files).find_map(swapped) else {
+        return Flow::To("try_to_unuse");
+    };
+    let swap_in = Locals {
+        file,
+        file_page,
+        entry: Some(entry),
+        ..*l
+    };
+    Flow::Call(PathId::ShmemSwapinFolio, swap_in)
+}
 
 fn try_to_unuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let swapped = |(i, mm): (usize, &crate::mm::Mm)| {

@@ -1,8 +1,8 @@
 //! A process' own load, store or tag instruction.
 //!
-//! **Models** a user access at EL0 with synchronous tag checks and the tagged address ABI: one that finds no PTE faults
-//! into `handle_mm_fault` and runs again, one that may not be ends in a signal. **Leaves out** the process' page-table
-//! pages, asynchronous checks.
+//! **Models** a user access at EL0 with the tag check mode of its process and the tagged address ABI: one that finds no PTE
+//! faults into `handle_mm_fault` and runs again, one that may not be ends in a signal; a check that fails asynchronously
+//! is noted for the kernel to find (`TFSRE0_EL1`). **Leaves out** the process' page-table pages.
 //!
 //! **Keeps**: an access either completes or has no effect.
 
@@ -15,6 +15,7 @@ use crate::mm::{Prot, Pte};
 use crate::ops::{Op, OpResult, UserOp};
 use crate::paths::fault;
 use crate::paths::watched::{Owner, Regime, Watched};
+use crate::policy::AsyncReport;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -44,8 +45,8 @@ fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let Op::User(mm, op) = io.op else {
         unreachable!("user accesses are entered for Op::User only")
     };
-    // A process that asked for synchronous checks and the tagged address ABI.
     let mut cpu = Cpu::with_sync_checks(0, true);
+    cpu.controls[0].tcf = host.mm(mm).tcf;
     let mut mmu = Watched::new(host, UserRegime(mm), Actor::Process(mm));
     let outcome = match op {
         UserOp::Load { ptr, size } => insn::load(&mut cpu, &mut mmu, ptr, size).map(|v| v as u64),
@@ -53,6 +54,12 @@ fn user_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         UserOp::Ldg { ptr } => insn::ldg(&cpu, &mut mmu, ptr).map(|t| t.get().into()),
         UserOp::Stg { ptr, tag } => insn::stg(&cpu, &mut mmu, ptr, tag).map(|()| 0),
     };
+    if u64::from(cpu.tfsr[0]) != 0 {
+        host.mm_mut(mm).async_fault = true;
+        if host.policy.async_report == AsyncReport::Access {
+            host.mm_mut(mm).check_mte_tfsr();
+        }
+    }
     match outcome {
         Ok(value) => {
             if host.log.enabled {
@@ -88,6 +95,7 @@ fn user_fault_done(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let signal = match l.out {
         fault::MAPERR => Signal::SegvMapErr { addr },
         fault::ACCERR => Signal::SegvAccErr { addr },
+        fault::HWPOISON => Signal::SigBusMce { addr },
         _ => Signal::SigBus { addr },
     };
     note!(host, [], "{signal}");

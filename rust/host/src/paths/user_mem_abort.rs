@@ -13,18 +13,18 @@ use crate::log::{Key, note};
 use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
-use crate::paths::outline::path;
+use crate::paths::outline::outline;
 use crate::policy::{FaultLock, SanitisePermission, SharedBacking, Untaggable};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 
-path! {
+outline! {
     /// Every version.
     pub(super) KVM_HANDLE_GUEST_ABORT = "kvm_handle_guest_abort" {
         "gfn_to_memslot" => gfn_to_memslot,
     }
 }
-path! {
+outline! {
     /// v10 of the series to 6.1.26: what the VMM maps between the unlock and the sample goes unnoticed.
     pub(super) SEQ_AFTER_UNLOCK = "user_mem_abort" {
         "mmap_read_lock" => super::fault::mmap_read_lock,
@@ -40,7 +40,7 @@ path! {
         "kvm_fault_unlock" => kvm_fault_unlock,
     }
 }
-path! {
+outline! {
     /// 6.2: the same, and the VMA is looked into when it may be gone.
     pub(super) VMA_AFTER_UNLOCK = "user_mem_abort" {
         "mmap_read_lock" => super::fault::mmap_read_lock,
@@ -57,7 +57,7 @@ path! {
         "kvm_fault_unlock" => kvm_fault_unlock,
     }
 }
-path! {
+outline! {
     /// 6.3 and later, 6.1.27.
     pub(super) UNDER_MMAP_LOCK = "user_mem_abort" {
         "mmap_read_lock" => super::fault::mmap_read_lock,

@@ -67,6 +67,7 @@ impl<R: Regime> insn::Mmu for Watched<'_, R> {
 
     fn tag(&mut self, pa: Pa) -> Tag {
         let tag = self.host.mem.tag(pa);
+        self.host.ledger_guest_tag(self.actor, pa.pfn(), "reads");
         if let Some(at) = self.owner(pa) {
             self.host.ledger_tag_read(pa.pfn(), pa.granule(), tag, at, self.actor);
         }
@@ -75,10 +76,10 @@ impl<R: Regime> insn::Mmu for Watched<'_, R> {
 
     fn set_tag(&mut self, pa: Pa, tag: Tag) {
         self.host.mem.set_tag(pa, tag);
+        self.host.ledger_guest_tag(self.actor, pa.pfn(), "writes");
         if let Some(at) = self.owner(pa) {
             self.host
-                .ledger
-                .tag_written(pa.pfn(), pa.granule(), tag, at, self.actor);
+                .ledger_tag_written(pa.pfn(), pa.granule(), tag, at, self.actor);
         }
     }
 }

@@ -1,15 +1,18 @@
-//! Taking memory away: munmap, `mmap(MAP_FIXED)` over a mapping, `MADV_DONTNEED`.
+//! Taking memory away: munmap, `mmap(MAP_FIXED)` over a mapping, and the zap that every discard ends in.
 //!
 //! **Models** `zap_pte_range` between notifier calls (mm/memory.c) and its callers. For the ledger this is where a content
 //! ends: what its owner wrote need not be kept any longer, and nobody may see it any more.
 
-use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
+use tagvisor_arch::{PAGE_SIZE, Va};
 
+use crate::errno::Errno;
+use crate::file::{FileId, FileKind};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
-use crate::ops::Op;
-use crate::paths::{fault, notifier};
+use crate::ops::{MapSpec, Op};
+use crate::page::{PageFlags, PageMapping};
+use crate::paths::notifier;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -28,25 +31,13 @@ pub(super) static MUNMAP: Path = Path {
             name: "mmap_write_unlock",
             run: remove_vmas,
         },
-    ],
-};
-pub(super) static MADVISE_DONTNEED: Path = Path {
-    name: "madvise_dontneed",
-    steps: &[
         Step {
-            name: "mmap_read_lock",
-            run: fault::mmap_read_lock,
+            name: "fput",
+            run: fput,
         },
         Step {
-            name: "zap_page_range",
-            run: |_, l, _| Flow::Call(PathId::ZapPageRange, *l),
-        },
-        Step {
-            name: "mmap_read_unlock",
-            run: |host, l, _| {
-                host.mm_mut(l.mm).mmap_lock.read_unlock();
-                Flow::Return(0)
-            },
+            name: "next file",
+            run: |_, _, _| Flow::To("fput"),
         },
     ],
 };
@@ -62,12 +53,8 @@ pub(super) static ZAP_PAGE_RANGE: Path = Path {
             run: zap_pte_range,
         },
         Step {
-            name: "free_swap_cache",
-            run: free_swap_cache,
-        },
-        Step {
-            name: "free_page",
-            run: free_page,
+            name: "free_page_and_swap_cache",
+            run: |_, l, _| Flow::Call(PathId::FreePageAndSwapCache, *l),
         },
         Step {
             name: "next pte",
@@ -80,7 +67,7 @@ pub(super) static ZAP_PAGE_RANGE: Path = Path {
     ],
 };
 
-fn mmap_write_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+pub(super) fn mmap_write_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if host.mm_mut(l.mm).mmap_lock.try_write() {
         Flow::Next
     } else {
@@ -99,24 +86,51 @@ fn remove_vmas(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         host.place(l.mm, l.va)
     );
     host.mm_mut(l.mm).mmap_lock.write_unlock();
-    if let Op::Replace(mm, va, pages, backing, prot, shared) = io.op {
-        let mapped = host.mmap_region(mm, va, pages, backing, prot, shared);
-        return Flow::Return(mapped.map_or_else(crate::errno::Errno::ret, |()| 0));
+    if let Op::Replace(mm, va, spec) = io.op
+        && let Err(errno) = host.mmap_region(mm, va, spec)
+    {
+        return Flow::Return(errno.ret());
     }
-    Flow::Return(0)
+    Flow::Next
+}
+
+/// A file whose last mapping went, and which nobody can open again, goes too.
+pub(super) fn fput(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let gone = (0..).map(FileId).zip(&host.files).find(|(id, file)| {
+        let unused = !file.open && !file.cache.is_empty();
+        unused && !host.is_mapped(*id)
+    });
+    let Some((file, _)) = gone else {
+        return Flow::Return(0);
+    };
+    Flow::Call(
+        PathId::ShmemUndoRange,
+        Locals {
+            file,
+            file_page: 0,
+            file_end: u64::MAX,
+            ..*l
+        },
+    )
 }
 
 /// Clears the next PTE of the range. A frame whose last reference goes stays in `l.pfn`, the slot it was bound to (or the
 /// swap PTE named) in `l.entry`.
 fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let private = |pte: &Pte| match pte {
+        Pte::Present { pfn, .. } => !matches!(host.page(*pfn).mapping, PageMapping::File(..)),
+        Pte::Swap(_) => true,
+    };
     let next = host
         .mm(l.mm)
         .ptes
         .range(l.va.vpn()..l.end.vpn())
-        .next()
+        .find(|(_, pte)| !(l.skip_cows && private(pte)))
         .map(|(vpn, pte)| (*vpn, *pte));
     let Some((vpn, pte)) = next else {
-        host.ledger.discarded(l.mm, l.va, l.end);
+        if !l.skip_cows {
+            host.ledger.discarded(l.mm, l.va, l.end);
+        }
         return Flow::To("mmu_notifier_invalidate_range_end");
     };
     let va = Va(vpn * PAGE_SIZE);
@@ -124,7 +138,10 @@ fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     (l.pfn, l.entry) = (None, None);
     match pte {
         Pte::Present {
-            pfn, special: false, ..
+            pfn,
+            special: false,
+            dirty,
+            ..
         } => {
             note!(
                 host,
@@ -133,7 +150,10 @@ fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
                 host.place(l.mm, va),
                 pfn.0
             );
-            host.page_mut(pfn).refcount -= 1;
+            let page = host.page_mut(pfn);
+            page.refcount -= 1;
+            page.flags
+                .set(PageFlags::DIRTY, page.flags.contains(PageFlags::DIRTY) || dirty);
             if host.page(pfn).refcount == 0 {
                 (l.pfn, l.entry) = (Some(pfn), host.page(pfn).swap);
             }
@@ -154,74 +174,63 @@ fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
-/// `free_swap_and_cache`: a slot nobody refers to any more is given up, with the page bound to it.
-fn free_swap_cache(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let Some(entry) = l.entry else { return Flow::Next };
-    if host.swap.count(entry) > 0 {
-        return Flow::Next;
-    }
-    match l.pfn {
-        Some(pfn) => {
-            host.page_mut(pfn).swap = None;
-            host.swap.delete_from_swap_cache(entry);
-        }
-        // Bound to a page that somebody still holds, or being swapped in by another thread: they let go of the slot.
-        None if host.swap.is_allocated(entry) => return Flow::Next,
-        None => {}
-    }
-    Flow::Call(PathId::SwapRangeFree, *l)
-}
-
-fn free_page(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    if l.pfn.is_some() {
-        Flow::Call(PathId::FreeUnrefPage, *l)
-    } else {
-        Flow::Next
-    }
-}
-
 impl Host {
     /// Frames a new mapping of that kind can still get; anonymous memory takes its frames when it is touched.
     pub(crate) fn frames_left(&self, backing: Backing) -> u64 {
         match backing {
-            Backing::Anon => u64::MAX,
+            Backing::Anon | Backing::File(_) => u64::MAX,
             Backing::ZoneDevice => self.zone_device.free_pages(),
             Backing::Mmio => self.mmio.free_pages(),
         }
     }
 
-    /// `mmap_region`: a new VMA over free addresses. Only anonymous memory may have tags (`VM_MTE_ALLOWED`).
-    pub(crate) fn mmap_region(
-        &mut self,
-        mm: MmId,
-        va: Va,
-        pages: u64,
-        backing: Backing,
-        prot: Prot,
-        shared: bool,
-    ) -> Result<(), crate::errno::Errno> {
+    /// `VM_MTE_ALLOWED`: anonymous memory (`arch_calc_vm_flag_bits`) and shmem (`shmem_mmap`) may have tags.
+    pub(crate) fn mte_allowed(&self, backing: Backing) -> bool {
+        match backing {
+            Backing::Anon => true,
+            Backing::File(file) => self.file(file).kind == FileKind::Shmem,
+            Backing::ZoneDevice | Backing::Mmio => false,
+        }
+    }
+
+    /// `mmap_region`: a new VMA over free addresses.
+    pub(crate) fn mmap_region(&mut self, mm: MmId, va: Va, spec: MapSpec) -> Result<(), Errno> {
+        let MapSpec {
+            pages,
+            pgoff,
+            prot,
+            shared,
+            ..
+        } = spec;
+        // MAP_SHARED | MAP_ANONYMOUS: a shmem file of its own (shmem_zero_setup).
+        let backing = match spec.backing {
+            Backing::Anon if shared => Backing::File(self.create_file(FileKind::Shmem, pages, false)),
+            other => other,
+        };
         let mut flags = VmFlags::empty();
-        flags.set(VmFlags::MTE_ALLOWED, backing == Backing::Anon);
+        flags.set(VmFlags::MTE_ALLOWED, self.mte_allowed(backing));
         flags.set(VmFlags::MTE, prot.contains(Prot::MTE));
         flags.set(VmFlags::SHARED, shared);
         flags.set(VmFlags::PFNMAP, backing == Backing::Mmio);
         if flags.contains(VmFlags::MTE) && !flags.contains(VmFlags::MTE_ALLOWED) {
-            return Err(crate::errno::Errno::Einval);
+            return Err(Errno::Einval);
         }
-        let first_pfn = match backing {
-            Backing::Anon => Some(Pfn(0)),
-            Backing::ZoneDevice => self.zone_device.alloc_unused(pages),
-            Backing::Mmio => self.mmio.alloc_unused(pages),
+        let offset = match backing {
+            Backing::Anon => Some(0),
+            Backing::File(_) => Some(pgoff),
+            Backing::ZoneDevice => self.zone_device.alloc_unused(pages).map(|pfn| pfn.0),
+            Backing::Mmio => self.mmio.alloc_unused(pages).map(|pfn| pfn.0),
         };
-        let first_pfn = first_pfn.ok_or(crate::errno::Errno::Enomem)?;
+        let offset = offset.ok_or(Errno::Enomem)?;
+        let end = va.vpn() + pages;
         self.mm_mut(mm).insert(
             va,
             Vma {
-                end: va.vpn() + pages,
+                end,
                 prot,
                 flags,
                 backing,
-                first_pfn,
+                offset,
             },
         );
         note!(

@@ -424,6 +424,22 @@ knobs! {
         /// Whenever the mapping allows writing (seen in 6.12 and 7.3).
         Vma = "vma",
     }
+    /// Whether `MADV_PAGEOUT` leaves a page that was referenced lately (the access flag of stage 2 counts).
+    "pageout_references" pageout_references: PageoutReferences, "MADV_PAGEOUT and references",
+    "mm/madvise.c, mm/vmscan.c (reclaim_folio_list); ignore_references since v6.10; recorded on 6.1.192, 6.12.107, 7.3.4" {
+        /// The first call clears the references, a second one pages out (seen in 6.1).
+        Checked = "checked",
+        /// They do not count (seen in 6.12 and 7.3).
+        Ignored = "ignored",
+    }
+    /// What keeps others from swapping in the same entry where the swap cache is bypassed (`SWP_SYNCHRONOUS_IO`).
+    "swap_bypass" swap_bypass: SwapBypass, "swap-in without the swap cache",
+    "mm/memory.c (do_swap_page); 13ddaf26be32 (v6.8; 6.6.18, 6.1.79)" {
+        /// Nothing: the slot is free as soon as the PTE's reference goes.
+        Bare = "bare",
+        /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
+        Prepare = "prepare",
+    }
     /// When an asynchronous tag check fault of a process becomes `SEGV_MTEAERR`.
     "async_report" async_report: AsyncReport, "SEGV_MTEAERR delivered",
     "recorded on 6.1.192, 6.12.107, 7.3.4" {

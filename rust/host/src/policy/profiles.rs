@@ -9,9 +9,9 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugetlbMte,
-    KsmMergeTagged, MteOffTrap, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
-    SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapInWrite, SyncGuard, ThpSwap,
-    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    KsmMergeTagged, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
+    RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapBypass,
+    SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -69,6 +69,8 @@ profiles! {
         cap_arm_mte: CapArmMte::Present,
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
+        swap_bypass: SwapBypass::Bare,
+        pageout_references: PageoutReferences::Checked,
         async_report: AsyncReport::Access,
     }
     "v11-series" v11_series from v10_series, "v11: offline memory is -EFAULT at the fault" {
@@ -159,6 +161,7 @@ profiles! {
         restore_at: RestoreAt::BeforeFree,
     }
     "linux-6.1" linux_6_1 from linux_6_1_39, "longterm 6.1 with its fixes (6.1.158 and later, judged against 6.1.192)" {
+        swap_bypass: SwapBypass::Prepare,
         zero_page: ZeroPage::Unflagged,
         hugetlb_mte: HugetlbMte::Refused,
     }
@@ -191,11 +194,14 @@ profiles! {
     }
     "linux-6.6" linux_6_6 from linux_6_6_0, "longterm 6.6 with its fixes (6.6.113 and later): zero page not flagged" {
         zero_page: ZeroPage::Unflagged,
+        swap_bypass: SwapBypass::Prepare,
     }
-    "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags: the same decisions as 6.6" {
+    "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags; a swap-in that bypasses the swap cache holds its slot" {
+        swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {
         save_failure: SaveFailure::RedirtyUndo,
+        pageout_references: PageoutReferences::Ignored,
         thp_swap: ThpSwap::Whole,
         change_pte: ChangePte::None,
     }

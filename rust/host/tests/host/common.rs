@@ -2,7 +2,7 @@
 
 use tagvisor_arch::{Ipa, PAGE_SIZE, Tag, Va};
 use tagvisor_host::{
-    Backing, Config, Errno, GuestExit, GuestOp, Machine, MmId, MmapArgs, Policy, Property, Prot, SlotArgs, VcpuId, VmId,
+    Backing, Config, Errno, GuestExit, GuestOp, Machine, MapSpec, MmId, Policy, Property, Prot, SlotArgs, VcpuId, VmId,
 };
 
 pub(crate) const IPA: u64 = 0x5000_0000;
@@ -34,13 +34,13 @@ pub(crate) fn config(policy: Policy) -> Config {
     }
 }
 
-pub(crate) fn anon(pages: u64) -> MmapArgs {
-    MmapArgs {
+pub(crate) fn anon(pages: u64) -> MapSpec {
+    MapSpec {
         pages,
         backing: Backing::Anon,
         shared: false,
         prot: RW,
-        fixed: None,
+        pgoff: 0,
     }
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn anon(pages: u64) -> MmapArgs {
 pub(crate) fn guest(config: &Config, pages: u64) -> Guest {
     let mut machine = Machine::new(config).unwrap();
     let vmm = machine.create_process("vmm");
-    let ram = machine.mmap(vmm, anon(pages)).unwrap();
+    let ram = machine.mmap(vmm, anon(pages), None).unwrap();
     let vm = machine.create_vm(vmm).unwrap();
     machine.enable_cap_arm_mte(vm).unwrap();
     let cpu = machine.create_vcpu(vm).unwrap();

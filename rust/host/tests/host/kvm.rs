@@ -3,7 +3,7 @@
 use crate::common::{IPA, RW, anon, config, guest, guest_with, policy};
 use tagvisor_arch::{Ipa, PAGE_SIZE, Tag, Va};
 use tagvisor_host::{
-    Config, CopyTags, Errno, GuestExit, GuestOp, Machine, Prot, SLOT_DIRTY_LOG, SLOT_READONLY, Signal, SlotArgs,
+    Advice, Config, CopyTags, Errno, GuestExit, GuestOp, Machine, Prot, SLOT_DIRTY_LOG, SLOT_READONLY, Signal, SlotArgs,
 };
 
 const FROM: CopyTags = CopyTags {
@@ -112,7 +112,7 @@ fn tag_instructions_without_a_slot_cannot_be_emulated_but_loads_are_mmio() {
 fn without_the_capability_tags_read_zero_and_copying_them_is_refused() {
     let mut machine = Machine::new(&config(policy("linux-6.12", &[]))).unwrap();
     let vmm = machine.create_process("vmm");
-    let ram = machine.mmap(vmm, anon(1)).unwrap();
+    let ram = machine.mmap(vmm, anon(1), None).unwrap();
     let vm = machine.create_vm(vmm).unwrap();
     let cpu = machine.create_vcpu(vm).unwrap();
     let slot = SlotArgs {
@@ -336,7 +336,7 @@ fn one_page_in_two_slots_has_one_set_of_tags_and_is_unmapped_from_both() {
     g.stg(IPA, 5).unwrap();
     assert_eq!(g.ldg(0x6000_0000), Ok(5));
 
-    g.machine.madvise_dontneed(g.vmm, ram, 1).unwrap();
+    g.machine.madvise(g.vmm, ram, 1, Advice::Dontneed).unwrap();
 
     assert_eq!((g.ldg(IPA), g.ldg(0x6000_0000)), (Ok(0), Ok(0)));
     assert_eq!(g.machine.check(), Ok(()));
@@ -474,7 +474,7 @@ fn what_is_configured_and_not_touched_costs_nothing_to_take_away() {
         1,
     );
     let pages = tib / PAGE_SIZE / 2;
-    let ram = g.machine.mmap(g.vmm, anon(pages)).unwrap();
+    let ram = g.machine.mmap(g.vmm, anon(pages), None).unwrap();
     let far = 0x6000_0000 + (pages / 2 - 1) * PAGE_SIZE;
     g.slot(2, 0x6000_0000, ram, pages / 2).unwrap();
     assert_eq!(g.stg(far, 5), Ok(0));

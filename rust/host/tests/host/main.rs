@@ -3,4 +3,5 @@
 mod common;
 mod founding_thread;
 mod kvm;
+mod memory;
 mod random;

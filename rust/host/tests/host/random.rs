@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 use tagvisor_arch::{GRANULE_SIZE, PAGE_SIZE, Tag, Va};
-use tagvisor_host::{Checked, Config, CopyTags, GuestOp, Prot, SwapKind};
+use tagvisor_host::{Advice, Checked, Config, CopyTags, GuestOp, Prot, SwapKind};
 
 use crate::common::{Guest, IPA, RW, config, guest, policy};
 
@@ -183,7 +183,7 @@ fn act(g: &mut Guest, action: Action) -> Option<u64> {
             None
         }
         Action::DontNeed { page } => {
-            g.machine.madvise_dontneed(g.vmm, g.page(page), 1).unwrap();
+            g.machine.madvise(g.vmm, g.page(page), 1, Advice::Dontneed).unwrap();
             None
         }
         Action::ProtMte { page, on } => {

@@ -95,13 +95,11 @@ impl Pe {
     /// The aligned 8 bytes of a near page that is checked and passes: what most loads are, in the fewest instructions.
     #[inline]
     pub(super) fn near_word(&self, va: Va) -> Option<u64> {
-        const NEED: TlbFlags = TlbFlags::READ.union(TlbFlags::CHECKED);
-        let entry = self.near(va, NEED)?;
-        let wrong_tag = self.mem.frame_tag_differs(entry.frame, va.granule(), va.tag());
-        if wrong_tag || !va.0.is_multiple_of(8) {
+        let entry = self.near(va, TlbFlags::CHECKED_READ)?;
+        if !va.0.is_multiple_of(8) {
             return None;
         }
-        Some(self.mem.frame_word(entry.frame, va.page_offset() as usize / 8))
+        self.mem.frame_word_if_tagged(entry.frame, va, va.tag())
     }
 
     /// The frame of a near page, for an access that passes.
@@ -178,6 +176,10 @@ impl Pe {
         flags.set(TlbFlags::TAGGED, tagged);
         flags.set(TlbFlags::CHECKED, tagged && state.checked);
         flags.set(TlbFlags::TAG_ACCESS, tagged && state.ata);
+        flags.set(
+            TlbFlags::CHECKED_READ,
+            flags.contains(TlbFlags::READ | TlbFlags::CHECKED),
+        );
         let frame = self.mem.touch(pfn);
         let page = self.hot.key(va);
         self.hot.near.fill(MicroTlbEntry { page, frame, flags });

@@ -44,6 +44,12 @@ impl Pages {
         self.shared.push(None);
     }
 
+    /// The bytes of a page that is this memory's own, and of no other.
+    #[inline]
+    pub(super) fn own(&self, frame: u32) -> Option<&PageData> {
+        self.own.get(frame as usize)?.as_deref()
+    }
+
     #[inline]
     pub(super) fn data(&self, frame: u32) -> &PageData {
         match &self.own[frame as usize] {

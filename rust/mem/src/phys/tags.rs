@@ -152,15 +152,6 @@ impl PhysMem {
         self.tags[frame as usize].set(granule, tag);
     }
 
-    /// Whether a granule of a frame has another tag.
-    ///
-    /// # Panics
-    /// As [`PhysMem::frame_tag`].
-    #[inline]
-    pub fn frame_tag_differs(&self, frame: u32, granule: usize, tag: Tag) -> bool {
-        self.tags[frame as usize].differs(granule, tag)
-    }
-
     /// The tags of the 16 granules around one of a frame, as `LDGM` has them.
     ///
     /// # Panics

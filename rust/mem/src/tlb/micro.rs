@@ -22,6 +22,8 @@ bitflags! {
         const CHECKED = 1 << 4;
         /// Tags may be accessed, in the state the entry was filled in.
         const TAG_ACCESS = 1 << 5;
+        /// Both READ and CHECKED, so that the most frequent question is one of one bit.
+        const CHECKED_READ = 1 << 6;
     }
 }
 

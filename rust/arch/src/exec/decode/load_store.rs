@@ -9,7 +9,7 @@ use crate::insn::AtomicOp;
 
 pub(super) fn load_store(word: u32) -> Option<Instruction> {
     let memory = match (field(word, 29, 27), field(word, 25, 24)) {
-        (0b001, 0b00) if !bit(word, 26) => exclusive_or_ordered(word)?,
+        (0b001, 0b00) if !bit(word, 26) => return exclusive_or_ordered(word),
         (0b011, 0b00) => return literal(word),
         (0b011, 0b01) if bit(word, 21) => return tags(word).map(Instruction::Tags),
         (0b011, 0b01) if field(word, 11, 10) == 0 && !bit(word, 26) => ordered_unscaled(word)?,
@@ -21,7 +21,9 @@ pub(super) fn load_store(word: u32) -> Option<Instruction> {
 }
 
 /// `LDXR`, `LDAR`, `CAS`, `CASP` and their kin (C4.1.94, "Load/store exclusive", "ordered", "Compare and swap").
-fn exclusive_or_ordered(word: u32) -> Option<Memory> {
+///
+/// A pair of `CASP` that starts with an odd register is UNDEFINED (C6.2, "CASP": `if Rs<0> == '1' then UNDEFINED`, and so Rt).
+fn exclusive_or_ordered(word: u32) -> Option<Instruction> {
     let log2 = field(word, 31, 30);
     let (register, base, second, status) = (reg(word, 0), reg(word, 5), reg(word, 10), reg(word, 16));
     let data = if bit(word, 22) { Data::Load } else { Data::Store };
@@ -31,22 +33,28 @@ fn exclusive_or_ordered(word: u32) -> Option<Memory> {
     };
     let form = match (bit(word, 23), bit(word, 21)) {
         (false, true) if log2 < 2 => {
-            return (second == 31 && status % 2 == 0 && register % 2 == 0).then_some(Memory::Swap {
-                pair: true,
-                size: 4 << log2,
-                base,
-                expected: status,
-                new: register,
-            });
+            let swap = if status % 2 == 0 && register % 2 == 0 {
+                Instruction::Memory(Memory::Swap {
+                    pair: true,
+                    size: 4 << log2,
+                    base,
+                    expected: status,
+                    new: register,
+                })
+            } else {
+                Instruction::Undefined
+            };
+            return (second == 31).then_some(swap);
         }
         (true, true) => {
-            return (second == 31).then_some(Memory::Swap {
+            let swap = Memory::Swap {
                 pair: false,
                 size: 1 << log2,
                 base,
                 expected: status,
                 new: register,
-            });
+            };
+            return (second == 31).then_some(Instruction::Memory(swap));
         }
         (false, pair) => Form::Exclusive {
             status,
@@ -54,14 +62,14 @@ fn exclusive_or_ordered(word: u32) -> Option<Memory> {
         },
         (true, false) => Form::Ordered,
     };
-    Some(Memory::Move {
+    Some(Instruction::Memory(Memory::Move {
         form,
         data,
         size: 1 << log2,
         register,
         vector: false,
         address,
-    })
+    }))
 }
 
 /// `LDR` and `LDRSW` of a literal; a prefetch is a hint.

@@ -128,6 +128,23 @@ fn pair_of_register_30_has_the_zero_register_as_its_second() {
 }
 
 #[test]
+fn pair_that_starts_with_an_odd_register_is_undefined_at_every_level() {
+    for el in 0..3 {
+        for (word, what) in [
+            (0x0825_7c46, "casp w5, w6, w6, w7, [x2]"),
+            (0x0824_7c47, "casp w4, w5, w7, w8, [x2]"),
+            (0x4865_fc47, "caspal x5, x6, x7, x8, [x2]"),
+        ] {
+            assert_eq!(
+                Machine::new().at_el(el).exception(word, what),
+                Exception::Undefined,
+                "{what} at EL{el}"
+            );
+        }
+    }
+}
+
+#[test]
 fn atomics_need_16_byte_containment_and_change_nothing_when_they_fault() {
     let mut machine = Machine::new().with(&[(2, AT + 12), (3, AT + 8)]);
 

@@ -240,8 +240,6 @@ fn unallocated_words_are_refused_and_do_nothing() {
         (0xe940_0c41, "a pair of size 3"),
         (0xed40_0c41, "a vector pair of size 3"),
         (0x6840_0c41, "LDNPSW"),
-        (0x0825_7c46, "CASP of an odd register"),
-        (0x0824_7c47, "CASP to an odd register"),
         (0x0824_0c46, "CASP with Rt2"),
         (0x88a4_0c46, "CAS with Rt2"),
         (0xf820_9041, "an atomic of o3 1, opc 1"),

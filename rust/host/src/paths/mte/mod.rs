@@ -2,15 +2,16 @@
 //!
 //! **Models** `mte_sync_tags` (arch/arm64/kernel/mte.c), `sanitise_mte_tags` (arch/arm64/kvm/mmu.c), `mte_save_tags` and
 //! `mte_restore_tags` (arch/arm64/mm/mteswap.c). The protocols by which a page gets its first tags differ only in the
-//! order of the same steps, so each is a table ([`tables`]); `page->mapping` says for whom. Of the PTE that
+//! order of the same steps, so each is a table ([`tables`]); the caller's address says for whom. Of the PTE that
 //! `mte_sync_tags` is called for, the locals say what it replaces (`entry`, a swap entry) and whether it is untagged.
 //!
 //! **Keeps**: a path that finds the page tagged changes nothing.
 
 mod tables;
 
-use tagvisor_arch::{PageTags, Pfn};
+use tagvisor_arch::{PageTags, Pfn, Va};
 
+use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::page::PageFlags;
 use crate::policy::{RestoreAt, SavedTags, StaleEntry};
@@ -33,6 +34,7 @@ fn entry_of(l: &Locals) -> SwpEntry {
 pub(super) fn try_page_mte_tagging(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
     if host.has_flag(pfn, PageFlags::MTE_TAGGED) {
+        host.ledger_flag_believed(pfn, (l.mm, l.va));
         return Flow::Return(0);
     }
     if host.has_flag(pfn, PageFlags::MTE_LOCK) {
@@ -52,6 +54,7 @@ fn test_and_set_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
             "PG_mte_tagged of pfn {:#x} is set: tags taken as valid",
             pfn.0
         );
+        host.ledger_flag_believed(pfn, (l.mm, l.va));
         return Flow::Return(0);
     }
     host.set_flag(pfn, PageFlags::MTE_TAGGED, true);
@@ -67,6 +70,7 @@ fn test_and_set_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
 fn test_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
     if host.has_flag(pfn, PageFlags::MTE_TAGGED) {
+        host.ledger_flag_believed(pfn, (l.mm, l.va));
         return Flow::Return(0);
     }
     note!(
@@ -88,6 +92,7 @@ fn is_zero_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn already_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if host.has_flag(page_of(l), PageFlags::MTE_TAGGED) {
+        host.ledger_flag_believed(page_of(l), (l.mm, l.va));
         return Flow::Return(0);
     }
     Flow::Next
@@ -182,7 +187,7 @@ fn sanitise_under_tag_sync_lock(host: &mut Host, l: &mut Locals, io: &mut Io) ->
 
 fn mte_clear_page_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
-    host.clear_page_tags(pfn);
+    host.clear_page_tags(pfn, (l.mm, l.va));
     note!(host, [Key::Frame(pfn)], "tags of pfn {:#x} cleared", pfn.0);
     Flow::Next
 }
@@ -268,13 +273,11 @@ fn xa_store(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 impl Host {
-    /// `mte_clear_page_tags`, for the page's owner.
-    pub(crate) fn clear_page_tags(&mut self, pfn: Pfn) {
+    /// `mte_clear_page_tags` of the page that a process has at an address.
+    pub(crate) fn clear_page_tags(&mut self, pfn: Pfn, at: (MmId, Va)) {
         self.mem.set_page_tags(pfn, &PageTags::ZERO);
         self.stats.page_tag_clears += 1;
-        if let Some((mm, va)) = self.page(pfn).mapping {
-            self.ledger.initialised(pfn, mm, va);
-        }
+        self.ledger_initialised(pfn, at);
     }
 
     /// `mte_invalidate_tags`: erases the saved tags of a slot, if any.

@@ -11,9 +11,9 @@ use super::{
     set_page_mte_tagged, sync_under_tag_sync_lock, test_and_set_mte_tagged, test_mte_tagged, try_page_mte_tagging,
     was_restored, xa_load, xa_load_flagged, xa_store,
 };
-use crate::paths::outline::path;
+use crate::paths::outline::outline;
 
-path! {
+outline! {
     /// 6.4 and later: `PG_mte_lock` first, the flag last; losers wait for the flag.
     pub(in crate::paths) SYNC_LOCK = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
@@ -25,7 +25,7 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.2 and 6.3: the flag is set also when nothing was written.
     pub(in crate::paths) SYNC_LOCK_ALWAYS = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
@@ -37,7 +37,7 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.1.30 and later of that branch: test, clear, flag.
     pub(in crate::paths) SYNC_CLEAR_FIRST = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
@@ -49,7 +49,7 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.1.18 to 6.1.29: the flag is set also when nothing was written.
     pub(in crate::paths) SYNC_CLEAR_FIRST_ALWAYS = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
@@ -61,7 +61,7 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.1, and 5.10 to 5.13: the flag is seen before the tags are written.
     pub(in crate::paths) SYNC_FLAG_FIRST = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
@@ -72,7 +72,7 @@ path! {
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
-path! {
+outline! {
     /// 5.14 to 6.0: the flag is set before anything else, and stays when there is nothing to write.
     pub(in crate::paths) SYNC_FLAG_ALWAYS = "mte_sync_tags" {
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
@@ -83,14 +83,14 @@ path! {
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
-path! {
+outline! {
     /// v14 to v16 of the series.
     pub(in crate::paths) SYNC_GLOBAL_LOCK = "mte_sync_tags" {
         "under tag_sync_lock" => sync_under_tag_sync_lock,
     }
 }
 
-path! {
+outline! {
     /// 6.2 and later.
     pub(in crate::paths) RESTORE_LOCK = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
@@ -100,7 +100,7 @@ path! {
         "saved tags no longer needed?" => erase_at_restore,
     }
 }
-path! {
+outline! {
     /// 6.1: the flag is seen before the tags are written.
     pub(in crate::paths) RESTORE_FLAG_FIRST = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
@@ -109,7 +109,7 @@ path! {
         "saved tags no longer needed?" => erase_at_restore,
     }
 }
-path! {
+outline! {
     /// v10 to v13 of the series.
     pub(in crate::paths) RESTORE_LAST = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
@@ -119,14 +119,14 @@ path! {
         "saved tags no longer needed?" => erase_at_restore,
     }
 }
-path! {
+outline! {
     /// v14 to v16 of the series.
     pub(in crate::paths) RESTORE_GLOBAL_LOCK = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "under tag_sync_lock" => restore_under_tag_sync_lock,
     }
 }
-path! {
+outline! {
     /// 5.10 to 6.0 for shmem: the tags are written whether the page is flagged or not.
     pub(in crate::paths) RESTORE_OVERWRITE = "arch_swap_restore" {
         "xa_load(mte_pages)" => xa_load,
@@ -136,7 +136,7 @@ path! {
     }
 }
 
-path! {
+outline! {
     /// 6.2 to 7.1.
     pub(in crate::paths) SANITISE_LOCK = "sanitise_mte_tags" {
         "try_page_mte_tagging" => try_page_mte_tagging,
@@ -144,7 +144,7 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 7.2 and later.
     pub(in crate::paths) SANITISE_LOCK_SKIP_ZERO = "sanitise_mte_tags" {
         "is_zero_pfn" => is_zero_pfn,
@@ -153,14 +153,14 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// v10 to v12 of the series.
     pub(in crate::paths) SANITISE_TEST_AND_SET = "sanitise_mte_tags" {
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
-path! {
+outline! {
     /// v13, v16, 5.14 to 6.1.
     pub(in crate::paths) SANITISE_TEST_CLEAR_SET = "sanitise_mte_tags" {
         "test_bit(PG_mte_tagged)" => test_mte_tagged,
@@ -168,14 +168,14 @@ path! {
         "set_bit(PG_mte_tagged)" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// v14 and v15 of the series.
     pub(in crate::paths) SANITISE_GLOBAL_LOCK = "sanitise_mte_tags" {
         "under tag_sync_lock" => sanitise_under_tag_sync_lock,
     }
 }
 
-path! {
+outline! {
     /// Every version: only a flagged page's tags are saved.
     pub(in crate::paths) SAVE = "mte_save_tags" {
         "page_mte_tagged" => page_mte_tagged,

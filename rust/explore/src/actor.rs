@@ -1,0 +1,53 @@
+//! Actors, and how far each has come.
+
+use tagvisor_host::{Host, Op, Progress, Task};
+
+/// An actor: operations done one after the other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Actor {
+    /// Name in the schedule, e.g. `vcpu0`.
+    pub name: String,
+    /// What it does.
+    pub ops: Vec<Op>,
+}
+
+/// One actor's place in its program.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Runner {
+    pub(crate) task: Task,
+    /// Operations begun.
+    begun: usize,
+}
+
+impl Runner {
+    pub(crate) fn new() -> Self {
+        Self {
+            task: Task::new(Op::Nothing),
+            begun: 0,
+        }
+    }
+
+    /// Is no operation under way?
+    pub(crate) fn idle(&self) -> bool {
+        self.begun == 0 || self.task.is_done()
+    }
+
+    /// Are all operations done?
+    pub(crate) fn finished(&self, actor: &Actor) -> bool {
+        self.begun == actor.ops.len() && self.idle()
+    }
+
+    /// Begins the next operation if none is under way.
+    pub(crate) fn begin(&mut self, actor: &Actor) {
+        if self.idle() {
+            self.task.restart(actor.ops[self.begun].clone());
+            self.begun += 1;
+        }
+    }
+
+    /// Runs one step of an actor that is not finished.
+    pub(crate) fn step(&mut self, actor: &Actor, host: &mut Host) -> Progress {
+        self.begin(actor);
+        self.task.step(host)
+    }
+}

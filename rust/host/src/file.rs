@@ -1,0 +1,56 @@
+//! Files that can be mapped, and their page cache.
+//!
+//! **Models** an inode's `i_pages`: for each page of the file nothing yet, a page, or (shmem only) the swap entry that took
+//! its place. shmem is what memfd, tmpfs and `MAP_SHARED | MAP_ANONYMOUS` are made of; ramfs has pages that never leave.
+//! **Leaves out** names, directories, read and write of the file itself, and file systems on a disk.
+//!
+//! **Keeps**: the page cache holds one reference to each of its pages.
+
+use std::collections::BTreeMap;
+
+use tagvisor_arch::Pfn;
+
+use crate::swap::SwpEntry;
+
+/// A file of the machine; its number for the machine's life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct FileId(pub u32);
+
+/// What kind of file it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FileKind {
+    /// memfd, tmpfs, shared anonymous memory: swappable, and may have tags (`shmem_mmap` sets `VM_MTE_ALLOWED`).
+    Shmem,
+    /// ramfs: page cache without backing store, unevictable, without tags.
+    Ramfs,
+}
+
+/// What the page cache holds at one page of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Cached {
+    Page(Pfn),
+    /// shmem: the page was written to swap.
+    Swap(SwpEntry),
+}
+
+/// An inode with its mapping.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct File {
+    pub(crate) kind: FileKind,
+    /// `i_size` in pages: a fault beyond it is SIGBUS.
+    pub(crate) pages: u64,
+    pub(crate) cache: BTreeMap<u64, Cached>,
+    /// A descriptor is open; shared anonymous memory has none and goes with its last mapping.
+    pub(crate) open: bool,
+}
+
+impl File {
+    pub(crate) fn new(kind: FileKind, pages: u64, open: bool) -> Self {
+        Self {
+            kind,
+            pages,
+            cache: BTreeMap::new(),
+            open,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! P8 sanity, P9 trap.
+//!
+//! **Models** what must be true of a kernel at rest: no lock is held, no notifier is half way, and every reference to a
+//! page belongs to somebody. And of a guest without MTE: it reaches no tag. **Leaves out** crashes and warnings (a step
+//! that cannot go on is a fault of the model), and deadlocks, which the explorer reports.
+//!
+//! **Keeps**: it counts references from the tables that hold them, never from the paths that took them.
+
+use std::collections::BTreeMap;
+
+use tagvisor_arch::Pfn;
+
+use crate::file::Cached;
+use crate::ids::{Actor, MmId, VcpuId, VmId};
+use crate::log::Key;
+use crate::mm::Pte;
+use crate::page::{PageFlags, PageMapping};
+use crate::state::Host;
+use crate::verdict::Property;
+
+impl Host {
+    /// No operation is under way: locks and references (P8).
+    pub(super) fn audit_sanity(&mut self) {
+        self.audit_locks();
+        self.audit_references();
+    }
+
+    fn audit_locks(&mut self) {
+        let mut held = Vec::new();
+        for (i, mm) in self.mms.iter().enumerate() {
+            if !mm.mmap_lock.is_free_for_write() {
+                held.push((i as u64, format!("mmap_lock of {}", self.mm(MmId(i as u32)).name)));
+            }
+        }
+        for (i, kvm) in self.vms.iter().enumerate() {
+            let subject = 1 << 32 | i as u64;
+            if !kvm.mmu_lock.is_free_for_write() {
+                held.push((subject, format!("mmu_lock of VM {i}")));
+            }
+            if kvm.slots_lock {
+                held.push((2 << 32 | subject, format!("slots_lock of VM {i}")));
+            }
+            if kvm.mmu_invalidate_in_progress != 0 {
+                held.push((4 << 32 | subject, format!("a notifier invalidation of VM {i}")));
+            }
+        }
+        for (subject, what) in held {
+            let summary = format!("{what} was taken and never given back");
+            self.report(Property::Sanity, 1 << 63 | subject, summary, &[Key::Always]);
+        }
+    }
+
+    /// Who holds a reference to each page: page tables, and the page cache of files.
+    fn references(&self) -> BTreeMap<Pfn, u32> {
+        let mut held = BTreeMap::new();
+        for mm in &self.mms {
+            for pte in mm.ptes.values() {
+                if let Pte::Present { pfn, .. } = *pte
+                    && self.is_counted(pfn)
+                {
+                    *held.entry(pfn).or_default() += 1;
+                }
+            }
+        }
+        for file in &self.files {
+            for cached in file.cache.values() {
+                if let Cached::Page(pfn) = *cached {
+                    *held.entry(pfn).or_default() += 1;
+                }
+            }
+        }
+        held
+    }
+
+    fn audit_references(&mut self) {
+        let held = self.references();
+        let mut wrong = Vec::new();
+        for (pfn, page) in self.pages.iter(&self.mem) {
+            let of_somebody = page.mapping != PageMapping::None || !self.pfn_is_map_memory(pfn);
+            if !of_somebody || page.flags.contains(PageFlags::RESERVED) {
+                continue;
+            }
+            let known = held.get(&pfn).copied().unwrap_or(0);
+            if page.refcount != known {
+                wrong.push((pfn, page.refcount, known));
+            }
+        }
+        for (pfn, count, known) in wrong {
+            let what = if count > known { "leaked" } else { "lost" };
+            let summary = format!(
+                "a reference of pfn {:#x} was {what}: its count is {count}, but only {known} can be accounted for",
+                pfn.0
+            );
+            self.report(Property::Sanity, pfn.0, summary, &[Key::Frame(pfn)]);
+        }
+    }
+
+    /// A vCPU reached a tag (P9).
+    pub(crate) fn ledger_guest_tag(&mut self, actor: Actor, pfn: Pfn, verb: &str) {
+        if let Actor::Vcpu(VcpuId { vm, .. }) = actor
+            && self.ledger.enabled
+            && !self.vm(vm).mte
+        {
+            let summary = format!(
+                "{} of a VM without MTE {verb} a tag of pfn {:#x}",
+                self.actor_name(actor),
+                pfn.0
+            );
+            self.report(Property::Trap, vm.0.into(), summary, &[Key::Frame(pfn)]);
+        }
+    }
+
+    /// A vCPU read a register that tells of MTE (P9).
+    pub(crate) fn ledger_guest_register(&mut self, vcpu: VcpuId, register: &str) {
+        let VmId(number) = vcpu.vm;
+        if self.ledger.enabled && !self.vm(vcpu.vm).mte {
+            let who = self.actor_name(Actor::Vcpu(vcpu));
+            let summary = format!("{who} of a VM without MTE reads {register}, and finds MTE");
+            self.report(Property::Trap, 1 << 32 | u64::from(number), summary, &[Key::Always]);
+        }
+    }
+}
