@@ -1,1 +1,1 @@
-"""The host model against recorded answers of real kernels: scores, and the differences that remain."""
+"""The host model against recorded answers of real kernels: scores and differences."""

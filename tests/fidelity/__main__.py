@@ -41,11 +41,11 @@ def from_folder(folder: Path) -> list[Recording]:
 def table(scores: list[Score]) -> str:
     """The scores as a Markdown table."""
     lines = ["| kernel | swap | scenarios | answers | equal | |", "|---|---|---|---|---|---|"]
-    for s in scores:
-        lines.append(
-            f"| {s.kernel} | {s.swap} | {s.scenarios} | {s.compared:,} | {s.equal:,}"
-            f" | {s.percent:.2f} % |"
-        )
+    lines += [
+        f"| {s.kernel} | {s.swap} | {s.scenarios} | {s.compared:,} | {s.equal:,}"
+        f" | {s.percent:.2f} % |"
+        for s in scores
+    ]
     return "\n".join(lines)
 
 

@@ -129,13 +129,12 @@ def test_the_operations_of_the_guest_change_what_they_say() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "problem"),
     [
-        ("rd A 0\n", 1, "nothing is mapped under the name 'A'"),
-        ("mmap A anon 4\nrd A 4\n", 2, "page 4 of 'A', which has 4"),
-        ("mmap A anon 4\nmprotect A 2 r 3\n", 2, "page 4 of 'A', which has 4"),
-        ("mmap A anon 1\nmmap B anon 2 fixed=A\n", 2, "2 pages at the address of 'A'"),
-        ("mmap A anon 1\nrd A 0 4096\n", 2, "offset=4096"),
+        ("evict A 0\n", 1, "nothing is mapped under the name 'A'"),
+        ("mmap A anon 1 fixed=B\n", 1, "nothing is mapped under the name 'B'"),
+        ("c rd A 0\n", 1, "a child that is not there"),
+        ("fork\nfork\n", 2, "a second fork"),
+        ("peek A 0 4\n", 1, "a child that is not there"),
         ("g ldg 0x50000000\n", 1, "without a guest"),
-        ("vm\ng gmid\n", 2, "without MTE"),
         ("vm mte\ndestroy\ng ldg 0x50000000\n", 3, "without a guest"),
     ],
 )
@@ -151,4 +150,23 @@ def test_a_script_that_asks_for_what_cannot_be_names_the_line(
 
 def test_a_mistake_in_the_last_line_is_found_before_anything_runs() -> None:
     with pytest.raises(tv.ScenarioError, match=r"x\.scn:2"):
-        scenario.run_text("mmap A anon 99999999\nfrob\n", "x.scn")
+        scenario.run_text("mmap A anon 99999999\nmmap A\n", "x.scn")
+
+
+def test_memory_outside_every_object_is_answered_as_the_kernel_does() -> None:
+    nowhere = {"sig": "SIGSEGV SEGV_MAPERR(1)"}
+    assert last("rd A 0\n") == nowhere
+    assert last("mmap A anon 4\nrd A 4\n") == nowhere
+    assert last("mmap A anon 4\nmprotect A 2 r 3\n") == {"ret": -1, "errno": "ENOMEM"}
+    assert last("mmap A anon 1\nmadvise A 1 dontneed\n") == {"ret": -1, "errno": "ENOMEM"}
+    assert last("mmap A memfd 1\nmmap B memfd 2 fd=A\nrd B 1\n") == {"sig": "SIGBUS (2)"}
+    assert last("frobnicate\n") == {"unknown": 1}
+
+
+def test_the_child_has_its_own_memory_and_answers_for_itself() -> None:
+    said = scenario.run_text(
+        "mmap A anon 1 mte\nfill A 0 seq\nfork\nc stg A 0 0 9\nc ldg A 0 0\nldg A 0 0\nc exit\n"
+    )
+
+    assert [(a["who"], a.get("tag")) for a in said[3:6]] == [("c", None), ("c", "9"), ("p", "0")]
+    assert said[6] == {"i": 6, "who": "p", "cmd": "c exit", "ret": 0}

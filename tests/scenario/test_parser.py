@@ -133,12 +133,12 @@ def test_options_of_mmap_apply_from_left_to_right() -> None:
 
 
 def test_mmap_names_what_it_maps() -> None:
-    memfd, file = parse("mmap A memfdp 2 fd=B\nmmap F filep 1 file=/tmp/x off=0x2", "x.scn")
+    memfd, file = parse("mmap A memfdp 2 fd=B\nmmap F filep 1 file=/ram/x off=0x2", "x.scn")
 
     assert isinstance(memfd, cmd.Mmap)
     assert isinstance(file, cmd.Mmap)
     assert (memfd.kind, memfd.fd, memfd.file) == ("memfdp", "B", None)
-    assert (file.kind, file.file, file.offset) == ("filep", "/tmp/x", 2)
+    assert (file.kind, file.file, file.offset) == ("filep", "/ram/x", 2)
 
 
 def test_what_a_child_executes_is_a_command_of_its_own() -> None:

@@ -130,9 +130,12 @@ impl Machine {
     }
 
     /// `mmap`, with `MAP_FIXED` at an address: -EINVAL for a length of 0, an unaligned address, or `PROT_MTE` where tags are
-    /// not allowed; -ENOMEM when the device region is used up.
+    /// not allowed; -ENOMEM for more than there are addresses, and when the device region is used up.
     pub fn mmap(&mut self, mm: MmId, spec: MapSpec, fixed: Option<Va>) -> Result<Va, Errno> {
-        if spec.pages == 0 || spec.pages > MAX_PAGES || fixed.is_some_and(|va| va.page_offset() != 0) {
+        if spec.pages > MAX_PAGES {
+            return Err(Errno::Enomem);
+        }
+        if spec.pages == 0 || fixed.is_some_and(|va| va.page_offset() != 0) {
             return Err(Errno::Einval);
         }
         // Refused before anything is unmapped: an error changes nothing.
