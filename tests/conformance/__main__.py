@@ -136,7 +136,7 @@ def execute(jobs: list[Job], options: Options, processes: int, show: int) -> Tal
 
 
 def say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is a command
+    print(text, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

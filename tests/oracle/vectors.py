@@ -279,12 +279,12 @@ def main() -> int:
         report = replay(path)
         bad += len(report.mismatches)
         apart = " ".join(f"{name}={count}" for name, count in sorted(report.apart.items()))
-        print(  # noqa: T201 - a script
+        print(
             f"{path.name}: rows {report.rows}, compared {report.compared},"
             f" apart {apart or 0}, mismatches {len(report.mismatches)}"
         )
         for text in report.mismatches[: options.show]:
-            print(f"  {text}")  # noqa: T201
+            print(f"  {text}")
     return 1 if bad else 0
 
 

@@ -5,7 +5,7 @@ import json
 from hypothesis import given, strategies as st
 
 from tagvisor import scenario
-from tagvisor.scenario.answers import number_answers, tag_string
+from tagvisor.scenario.answers import Keys, number_answers, tag_string
 
 PAGE_OF_TAGS = st.lists(st.integers(0, 15), min_size=256, max_size=256)
 
@@ -43,10 +43,11 @@ def test_a_tag_string_that_is_not_cut_gives_the_tags_back(tags: list[int]) -> No
 
 
 def test_answers_are_numbered_and_end() -> None:
-    answers = number_answers([("rd A 0", {"val": "0"}), ('x "\\', {"ret": 0})])
+    said: list[tuple[str, str, Keys]] = [("p", "rd A 0", {"val": "0"}), ("c", 'x "\\', {"ret": 0})]
+    answers = number_answers(said)
 
     lines = scenario.json_lines(answers).splitlines()
 
     assert lines[0] == '{"i": 0, "who": "p", "cmd": "rd A 0", "val": "0"}'
-    assert json.loads(lines[1]) == {"i": 1, "who": "p", "cmd": 'x "\\', "ret": 0}
+    assert json.loads(lines[1]) == {"i": 1, "who": "c", "cmd": 'x "\\', "ret": 0}
     assert lines[2] == '{"end": 1}'

@@ -188,12 +188,7 @@ class HostRoom:
                 return {"present": int(entry.present), "swap": int(entry.swap)}
             case cmd.Swapout(name=name, page=number):
                 address = self._known(command, name).address + number * PAGE_SIZE
-                for _ in range(PAGEOUT_TRIES):
-                    self._machine.madvise(self.process.mm, address, 1, "pageout")
-                    entry = self._pagemap(address)
-                    if not entry.present:
-                        break
-                return {"swapped": int(entry.swap), "present": int(entry.present)}
+                return self._swapout(address)
             case cmd.Pagemap(name=name, page=number):
                 entry = self._pagemap(self.address(name, number))
                 if entry.present:
@@ -205,6 +200,16 @@ class HostRoom:
                 return {"present": present, "swap": sum(entry.swap for entry in entries)}
             case _:
                 return {}  # OldPageFlags: nothing of it can be compared
+
+    def _swapout(self, address: int) -> Keys:
+        """``MADV_PAGEOUT`` again and again: a page that was just used may need a second call."""
+        entry = self._pagemap(address)
+        for _ in range(PAGEOUT_TRIES):
+            self._machine.madvise(self.process.mm, address, 1, "pageout")
+            entry = self._pagemap(address)
+            if not entry.present:
+                break
+        return {"swapped": int(entry.swap), "present": int(entry.present)}
 
     def _pagemap(self, address: int) -> Pagemap:
         return Pagemap(*self._machine.pagemap(self.process.mm, address))

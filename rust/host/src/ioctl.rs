@@ -10,10 +10,11 @@ use tagvisor_mem::MicroTlb;
 
 use crate::errno::Errno;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::{Kvm, Memslot, SLOT_DIRTY_LOG, Vcpu};
+use crate::kvm::{Kvm, Memslot, Vcpu};
 use crate::log::{Key, note};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
+use crate::policy::{CapArmMte, CopyTagsLength};
 
 /// Arguments of [`Machine::set_user_memory_region`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,13 +91,13 @@ impl Machine {
 
     /// `KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)`.
     pub fn check_extension_arm_mte(&self) -> bool {
-        true
+        self.host.policy.cap_arm_mte == CapArmMte::Present
     }
 
-    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists.
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists, or where the kernel has no such capability.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
-        if !self.host.vm(vm).vcpus.is_empty() {
+        if !self.check_extension_arm_mte() || !self.host.vm(vm).vcpus.is_empty() {
             return Err(Errno::Einval);
         }
         self.host.vm_mut(vm).mte = true;
@@ -154,13 +155,22 @@ impl Machine {
             pages,
             userspace_addr,
             flags,
+            dirty: std::collections::BTreeSet::new(),
             device: false,
         };
         self.host.kvm_set_memory_region(vm, id, slot)
     }
 
+    /// `KVM_GET_DIRTY_LOG`: one bit a page, least significant first, in whole words of 64; reading clears it. -ENOENT: the
+    /// slot does not exist or does not log.
+    pub fn get_dirty_log(&mut self, vm: VmId, slot: u32) -> Result<Vec<u8>, Errno> {
+        self.open_vm(vm)?;
+        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_GET_DIRTY_LOG");
+        self.host.kvm_get_dirty_log(vm, slot)
+    }
+
     /// `KVM_ARM_MTE_COPY_TAGS`; `buf` holds one tag a byte and may be shorter than the length asks for. Returns the bytes of
-    /// guest memory covered. Checks in the kernel's order (6.12).
+    /// guest memory covered.
     pub fn mte_copy_tags(&mut self, vm: VmId, args: CopyTags, buf: &mut [u8]) -> Result<u64, Errno> {
         const FROM_GUEST: u64 = 1;
         self.open_vm(vm)?;
@@ -171,10 +181,12 @@ impl Machine {
             reserved,
         } = args;
         let aligned = ipa.is_multiple_of(PAGE_SIZE) && length.is_multiple_of(PAGE_SIZE);
-        if !self.host.vm(vm).mte || reserved != [0, 0] || flags > FROM_GUEST || !aligned || length > i32::MAX as u64 {
+        let too_long = length > i32::MAX as u64 && self.host.policy.copy_tags_length == CopyTagsLength::IntMax;
+        if !self.host.vm(vm).mte || reserved != [0, 0] || flags > FROM_GUEST || !aligned || too_long {
             return Err(Errno::Einval);
         }
-        let (ipa, pages) = (Ipa(ipa), u32::try_from(length / PAGE_SIZE).map_err(|_| Errno::Einval)?);
+        // No guest has so many pages: the first hole ends the copy.
+        let (ipa, pages) = (Ipa(ipa), u32::try_from(length / PAGE_SIZE).unwrap_or(u32::MAX));
         if flags == FROM_GUEST {
             let room = u32::try_from(buf.len()).unwrap_or(u32::MAX);
             return match self.run(Op::CopyTagsFrom { vm, ipa, pages, room }) {
@@ -185,9 +197,6 @@ impl Machine {
                 OpResult::Errno(errno) => Err(errno),
                 other => unreachable!("tags or an errno, not {other:?}"),
             };
-        }
-        if self.host.vm(vm).slots.values().any(|s| s.flags & SLOT_DIRTY_LOG != 0) {
-            return Err(Errno::Ebusy);
         }
         self.syscall(Op::CopyTagsTo {
             vm,

@@ -49,6 +49,8 @@ pub(crate) struct Locals {
     pub(crate) device: bool,
     /// The memslot is read-only (`KVM_MEM_READONLY`).
     pub(crate) readonly: bool,
+    /// The memslot logs writes (`KVM_MEM_LOG_DIRTY_PAGES`).
+    pub(crate) logging: bool,
     pub(crate) mte_allowed: bool,
     pub(crate) shared: bool,
     pub(crate) pfnmap: bool,

@@ -65,6 +65,8 @@ pub(crate) struct Ledger {
     saved: BTreeMap<SwpEntry, Provenance>,
     /// Slots whose life changed since the last quiet moment.
     touched: BTreeSet<SwpEntry>,
+    /// Guest pages (VM, frame) whose tags the VMM has read while their slot logs writes: on their way to another host.
+    pub(super) migrating: BTreeSet<(u32, u64)>,
     /// What was reported already, so that one mistake is one violation.
     reported: BTreeSet<(Property, u64)>,
 }
@@ -78,6 +80,7 @@ impl Ledger {
             frames: BTreeMap::new(),
             saved: BTreeMap::new(),
             touched: BTreeSet::new(),
+            migrating: BTreeSet::new(),
             reported: BTreeSet::new(),
         }
     }

@@ -5,14 +5,14 @@
 //!
 //! **Decides** P1 no-loss and P2 no-leak at every tag read (LDG, a checked access, `KVM_ARM_MTE_COPY_TAGS`), P3 where the
 //! flag is believed and P4 where a mapping is made (`flags.rs`), P5 taggable at every stage-2 mapping, P6 metadata life
-//! whenever no operation is under way, P9 where a guest reaches a tag (`sanity.rs`); and all of P1, P3, P4, P6 and P8 at
-//! [`Host::audit`].
-//! **Leaves out** P7.
+//! whenever no operation is under way, P7 where a VMM writes tags (`migration.rs`), P9 where a guest reaches a tag
+//! (`sanity.rs`); and all of P1, P3, P4, P6 and P8 at [`Host::audit`].
 //!
 //! **Keeps**: nothing here is read by a kernel path; with the ledger off only the verdicts are missing.
 
 mod content;
 mod flags;
+mod migration;
 mod sanity;
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,12 @@
 //! `KVM_ARM_MTE_COPY_TAGS`: the VMM reads or writes a guest's tags.
 //!
-//! **Models** `kvm_vm_ioctl_mte_copy_tags` (arch/arm64/kvm/guest.c) page by page in the order of 6.12: GUP, online page,
-//! copy, flag. Argument checks stand in the machine's ioctl. **Leaves out** what it leaves out: it takes no `mmu_lock`,
+//! **Models** `kvm_vm_ioctl_mte_copy_tags` (arch/arm64/kvm/guest.c) page by page: GUP, online page (K28), copy, flag (K25),
+//! release. Argument checks stand in the machine's ioctl. **Leaves out** what it leaves out: it takes no `mmu_lock`,
 //! checks no VMA and marks no page of the dirty log.
 //!
-//! **Keeps**: after a write the page is flagged, also when the user buffer ended early (its tags are then cleared).
+//! **Keeps**: some pages done win over the error of the next.
 
-use tagvisor_arch::{GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, Pfn, Tag};
+use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, Pfn, Tag};
 
 use crate::errno::Errno;
 use crate::ids::Actor;
@@ -14,79 +14,95 @@ use crate::log::{Key, note};
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
 use crate::paths::mte;
+use crate::paths::outline::outline;
+use crate::policy::{CopyTagsLogging, CopyTagsOffline, CopyTagsUnflagged};
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, PathId, Step};
+use crate::step::{Flow, Io, Locals, PathId};
 
-pub(super) static FROM: Path = Path {
-    name: "kvm_vm_ioctl_mte_copy_tags",
-    steps: &[
-        Step {
-            name: "mutex_lock(slots_lock)",
-            run: lock_slots,
-        },
-        Step {
-            name: "gfn_to_pfn_prot",
-            run: gfn_to_pfn,
-        },
-        Step {
-            name: "pfn_to_online_page",
-            run: pfn_to_online_page,
-        },
-        Step {
-            name: "mte_copy_tags_to_user",
-            run: copy_to_user,
-        },
-        Step {
-            name: "kvm_release_page",
-            run: release_page,
-        },
-        Step {
-            name: "next page",
-            run: next_page,
-        },
-        Step {
-            name: "mutex_unlock(slots_lock)",
-            run: unlock_slots,
-        },
-    ],
-};
-pub(super) static TO: Path = Path {
-    name: "kvm_vm_ioctl_mte_copy_tags",
-    steps: &[
-        Step {
-            name: "mutex_lock(slots_lock)",
-            run: lock_slots,
-        },
-        Step {
-            name: "gfn_to_pfn_prot",
-            run: gfn_to_pfn,
-        },
-        Step {
-            name: "pfn_to_online_page",
-            run: pfn_to_online_page,
-        },
-        Step {
-            name: "try_page_mte_tagging",
-            run: try_page_mte_tagging,
-        },
-        Step {
-            name: "mte_copy_tags_from_user",
-            run: copy_from_user,
-        },
-        Step {
-            name: "kvm_release_page",
-            run: release_page,
-        },
-        Step {
-            name: "next page",
-            run: next_page,
-        },
-        Step {
-            name: "mutex_unlock(slots_lock)",
-            run: unlock_slots,
-        },
-    ],
-};
+outline! {
+    /// Every version.
+    pub(super) FROM = "kvm_vm_ioctl_mte_copy_tags" {
+        "mutex_lock(slots_lock)" => lock_slots,
+        "gfn_to_pfn_prot" => gfn_to_pfn,
+        "pfn_to_online_page" => pfn_to_online_page,
+        "mte_copy_tags_to_user" => copy_to_user,
+        "kvm_release_page" => release_page,
+        "next page" => next_page,
+        "mutex_unlock(slots_lock)" => unlock_slots,
+    }
+}
+outline! {
+    /// v10 to v12 of the series: the flag stays as it is.
+    pub(super) TO_NO_FLAG = "kvm_vm_ioctl_mte_copy_tags" {
+        "mutex_lock(slots_lock)" => lock_slots,
+        "nr_memslots_dirty_logging" => while_logging,
+        "gfn_to_pfn_prot" => gfn_to_pfn,
+        "pfn_to_page" => pfn_to_online_page,
+        "mte_copy_tags_from_user" => copy_from_user,
+        "kvm_release_page" => release_page,
+        "next page" => next_page,
+        "mutex_unlock(slots_lock)" => unlock_slots,
+    }
+}
+outline! {
+    /// v13 of the series, 5.14 to 6.1: the flag after a whole page; part of a page stays, unflagged.
+    pub(super) TO_AFTER_COPY = "kvm_vm_ioctl_mte_copy_tags" {
+        "mutex_lock(slots_lock)" => lock_slots,
+        "nr_memslots_dirty_logging" => while_logging,
+        "gfn_to_pfn_prot" => gfn_to_pfn,
+        "pfn_to_online_page" => pfn_to_online_page,
+        "mte_copy_tags_from_user" => copy_from_user,
+        "set_bit(PG_mte_tagged)" => flag_if_complete,
+        "kvm_release_page" => release_page,
+        "next page" => next_page,
+        "mutex_unlock(slots_lock)" => unlock_slots,
+    }
+}
+outline! {
+    /// v16, v17 of the series: the flag when the page may be somebody else's.
+    pub(super) TO_AFTER_RELEASE = "kvm_vm_ioctl_mte_copy_tags" {
+        "mutex_lock(slots_lock)" => lock_slots,
+        "nr_memslots_dirty_logging" => while_logging,
+        "gfn_to_pfn_prot" => gfn_to_pfn,
+        "pfn_to_online_page" => pfn_to_online_page,
+        "mte_copy_tags_from_user" => copy_from_user,
+        "kvm_release_page" => release_page,
+        "set_bit(PG_mte_tagged)" => flag_after_release,
+        "next page" => next_page,
+        "mutex_unlock(slots_lock)" => unlock_slots,
+    }
+}
+outline! {
+    /// 6.2-rc1 to rc4: the flag always; a part of a page stays mixed with what was there.
+    pub(super) TO_LOCK_MIXED = "kvm_vm_ioctl_mte_copy_tags" {
+        "mutex_lock(slots_lock)" => lock_slots,
+        "nr_memslots_dirty_logging" => while_logging,
+        "gfn_to_pfn_prot" => gfn_to_pfn,
+        "pfn_to_online_page" => pfn_to_online_page,
+        "try_page_mte_tagging" => try_page_mte_tagging,
+        "mte_copy_tags_from_user" => copy_from_user,
+        "set_page_mte_tagged" => flag_always,
+        "kvm_release_page" => release_page,
+        "next page" => next_page,
+        "mutex_unlock(slots_lock)" => unlock_slots,
+    }
+}
+outline! {
+    /// 6.2 and later: the flag always, the tags of a part of a page are cleared.
+    pub(super) TO_LOCK_CLEAR = "kvm_vm_ioctl_mte_copy_tags" {
+        "mutex_lock(slots_lock)" => lock_slots,
+        "nr_memslots_dirty_logging" => while_logging,
+        "gfn_to_pfn_prot" => gfn_to_pfn,
+        "pfn_to_online_page" => pfn_to_online_page,
+        "try_page_mte_tagging" => try_page_mte_tagging,
+        "mte_copy_tags_from_user" => copy_from_user,
+        "mte_clear_page_tags if short" => clear_if_short,
+        "set_page_mte_tagged" => flag_always,
+        "kvm_release_page" => release_page,
+        "next page" => next_page,
+        "mutex_unlock(slots_lock)" => unlock_slots,
+    }
+}
 
 /// The page in turn; `l.index` counts pages done.
 fn current(l: &Locals) -> Ipa {
@@ -132,7 +148,17 @@ fn gfn_to_pfn(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     Flow::Call(PathId::GetUserPages, *l)
 }
 
-/// Only memory with tag storage has tags to copy (K28).
+/// K27: the log would not show the tags that are about to change.
+fn while_logging(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let logs = host.vm(l.vm).slots.values().any(crate::kvm::Memslot::logs_dirty);
+    if logs && host.policy.copy_tags_logging == CopyTagsLogging::Busy {
+        l.ret = Errno::Ebusy.ret();
+        return Flow::To("mutex_unlock(slots_lock)");
+    }
+    Flow::Next
+}
+
+/// K28: only memory with tag storage has tags to copy.
 fn pfn_to_online_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if l.ret < 0 {
         l.ret = Errno::Efault.ret();
@@ -140,17 +166,23 @@ fn pfn_to_online_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     let pfn = Pfn(l.ret.unsigned_abs());
     l.pfn = Some(pfn);
-    if !host.pfn_online(pfn) {
-        l.ret = Errno::Efault.ret();
-        return Flow::To("mutex_unlock(slots_lock)");
+    let access = host.policy.copy_tags_offline == CopyTagsOffline::Access && host.pfn_valid(pfn);
+    if access || host.pfn_online(pfn) {
+        return Flow::Next;
     }
-    Flow::Next
+    if host.policy.copy_tags_offline == CopyTagsOffline::FaultLeak && host.pfn_valid(pfn) {
+        // The reference that GUP took is never dropped.
+        host.page_mut(pfn).refcount += 1;
+    }
+    l.ret = Errno::Efault.ret();
+    Flow::To("mutex_unlock(slots_lock)")
 }
 
-/// K26: an unflagged page reads as zeros; the flag is not set.
+/// K26: an unflagged page reads as zeros, once as what lies in the frame; the flag is not set.
 fn copy_to_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
-    let flagged = host.has_flag(pfn, PageFlags::MTE_TAGGED);
+    let flagged =
+        host.has_flag(pfn, PageFlags::MTE_TAGGED) || host.policy.copy_tags_unflagged == CopyTagsUnflagged::Raw;
     let page = if flagged {
         host.mem.page_tags(pfn)
     } else {
@@ -170,6 +202,7 @@ fn copy_to_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     for granule in 0..if flagged { room } else { 0 } {
         host.ledger_tag_read(pfn, granule, page.get(granule), (l.mm, l.va), Actor::Process(l.mm));
     }
+    host.ledger_tags_read_by_vmm(l.vm, current(l));
     note!(
         host,
         [Key::page(l.mm, l.va), Key::Frame(pfn)],
@@ -187,43 +220,80 @@ fn try_page_mte_tagging(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     }
 }
 
+/// Copies what the user buffer holds; `l.ret` says whether that was a whole page.
 fn copy_from_user(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
     let Op::CopyTagsTo { tags, .. } = &io.op else {
         unreachable!("entered for Op::CopyTagsTo only")
     };
     let from = l.index as usize * GRANULES_PER_PAGE;
-    let source: Vec<u8> = tags.iter().skip(from).take(GRANULES_PER_PAGE).copied().collect();
-    l.ret = 0;
-    if source.len() < GRANULES_PER_PAGE {
-        // Short copy: all of the page's tags are cleared rather than left half written (6.2 and later).
-        l.ret = Errno::Efault.ret();
+    let source = tags.get(from..).unwrap_or_default();
+    let source = &source[..source.len().min(GRANULES_PER_PAGE)];
+    let complete = source.len() == GRANULES_PER_PAGE;
+    l.ret = if complete { 0 } else { Errno::Efault.ret() };
+    // Part of an unflagged page is nobody's tags: whoever flags the page later clears them.
+    let owned = complete || host.has_flag(pfn, PageFlags::MTE_TAGGED) || host.has_flag(pfn, PageFlags::MTE_LOCK);
+    for (granule, tag) in source.iter().enumerate() {
+        let tag = Tag::new(*tag);
+        host.mem.set_tag(pfn.base() + granule as u64 * GRANULE_SIZE, tag);
+        if owned {
+            host.ledger_tag_written(pfn, granule, tag, (l.mm, l.va), Actor::Process(l.mm));
+        }
     }
-    let complete = l.ret == 0;
-    for granule in 0..GRANULES_PER_PAGE {
-        let tag = source
-            .get(granule)
-            .filter(|_| complete)
-            .map_or(Tag::ZERO, |t| Tag::new(*t));
-        host.mem
-            .set_tag(pfn.base() + granule as u64 * tagvisor_arch::GRANULE_SIZE, tag);
-        host.ledger_tag_written(pfn, granule, tag, (l.mm, l.va), Actor::Process(l.mm));
-    }
-    // K27: the page is dirty, so an older saved copy will be superseded.
-    host.page_mut(pfn).flags |= PageFlags::MTE_TAGGED | PageFlags::DIRTY;
+    host.ledger_tags_changed_by_vmm(l.vm, current(l));
     note!(
         host,
         [Key::page(l.mm, l.va), Key::Frame(pfn)],
-        "tags of ipa {} written, PG_mte_tagged set",
+        "{} tags of ipa {} written",
+        source.len(),
         current(l)
     );
     Flow::Next
 }
 
-/// `l.out` keeps whether the copy failed over the call that may free the page.
+/// A page whose tags could be read only in part keeps none of them.
+fn clear_if_short(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if l.ret == 0 {
+        return Flow::Next;
+    }
+    let pfn = l.pfn.expect("brought in");
+    for granule in 0..GRANULES_PER_PAGE {
+        host.mem.set_tag(pfn.base() + granule as u64 * GRANULE_SIZE, Tag::ZERO);
+        host.ledger_tag_written(pfn, granule, Tag::ZERO, (l.mm, l.va), Actor::Process(l.mm));
+    }
+    note!(host, [Key::Frame(pfn)], "short copy: tags of pfn {:#x} cleared", pfn.0);
+    Flow::Next
+}
+
+fn flag_if_complete(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if l.ret == 0 {
+        flag_always(host, l, io)
+    } else {
+        Flow::Next
+    }
+}
+
+fn flag_always(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    mte::set_page_mte_tagged(host, l, io)
+}
+
+/// The reference is gone: whoever owns the frame by now gets the flag.
+fn flag_after_release(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if l.out == 0 {
+        flag_always(host, l, io)
+    } else {
+        Flow::Next
+    }
+}
+
+/// `l.out` keeps whether the copy failed over the call that may free the page. K27: a page written to is dirty, so that an
+/// older saved copy of its tags will be superseded.
 fn release_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.out = u64::from(l.ret < 0);
     let pfn = l.pfn.expect("brought in");
+    if l.write && host.is_counted(pfn) {
+        host.set_flag(pfn, PageFlags::DIRTY, true);
+    }
     if host.put_page(pfn) {
         Flow::Call(PathId::FreeUnrefPage, Locals { entry: None, ..*l })
     } else {

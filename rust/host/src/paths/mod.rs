@@ -13,6 +13,7 @@ mod madvise;
 mod mprotect;
 mod mte;
 mod notifier;
+mod outline;
 mod pte;
 mod ptrace;
 mod reclaim;
@@ -30,7 +31,7 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
-use crate::policy::{CopyFlag, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise};
+use crate::policy::{CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise};
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
@@ -48,7 +49,11 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::GuestAccess => &guest_access::GUEST_ACCESS,
         PathId::UserAccess => &user_access::USER_ACCESS,
         PathId::KvmHandleGuestAbort => &user_mem_abort::KVM_HANDLE_GUEST_ABORT,
-        PathId::UserMemAbort => &user_mem_abort::USER_MEM_ABORT,
+        PathId::UserMemAbort => match policy.fault_snapshot {
+            FaultSnapshot::SeqAfterUnlock => &user_mem_abort::SEQ_AFTER_UNLOCK,
+            FaultSnapshot::VmaAfterUnlock => &user_mem_abort::VMA_AFTER_UNLOCK,
+            FaultSnapshot::UnderMmapLock => &user_mem_abort::UNDER_MMAP_LOCK,
+        },
         PathId::SanitiseMteTags => match policy.sanitise {
             Sanitise::TestAndSet => &mte::SANITISE_TEST_AND_SET,
             Sanitise::GlobalLock => &mte::SANITISE_GLOBAL_LOCK,
@@ -114,7 +119,13 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadviseDontneed => &madvise::MADVISE_DONTNEED,
         PathId::Mprotect => &mprotect::MPROTECT,
         PathId::CopyTagsFrom => &copy_tags::FROM,
-        PathId::CopyTagsTo => &copy_tags::TO,
+        PathId::CopyTagsTo => match policy.copy_tags_flag {
+            CopyTagsFlag::NoFlag => &copy_tags::TO_NO_FLAG,
+            CopyTagsFlag::AfterCopy => &copy_tags::TO_AFTER_COPY,
+            CopyTagsFlag::AfterRelease => &copy_tags::TO_AFTER_RELEASE,
+            CopyTagsFlag::LockMixed => &copy_tags::TO_LOCK_MIXED,
+            CopyTagsFlag::LockClear => &copy_tags::TO_LOCK_CLEAR,
+        },
         PathId::Swapoff => &swapoff::SWAPOFF,
     }
 }
@@ -163,7 +174,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         }
         Op::Madvise(mm, va, pages, advice) => (madvise_path(advice), range(mm, va, pages)),
         Op::Fork(mm, _) => (PathId::DupMm, range(mm, Va(0), 0)),
-        Op::Exit(mm) => (PathId::ExitMmap, range(mm, Va(0), 1 << 44)),
+        Op::Exit(mm) => (PathId::ExitMmap, range(mm, Va(0), 1 << 36)),
         Op::Truncate(file, file_page, file_end) => {
             let undo = Locals {
                 file,

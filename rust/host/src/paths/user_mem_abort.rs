@@ -1,11 +1,11 @@
 //! The stage-2 fault path.
 //!
-//! **Models** `kvm_handle_guest_abort` and `user_mem_abort` (arch/arm64/kvm/mmu.c) in the order of 6.3 and later: the VMA is
-//! looked at and the notifier sequence sampled under `mmap_lock`, the page is brought in with no lock held, and under
-//! `mmu_lock` a changed sequence sends the guest back to fault again. **Leaves out** block mappings, nested
-//! virtualisation, guest-private memory (`guest_memfd`), poisoned pages.
+//! **Models** `kvm_handle_guest_abort` and `user_mem_abort` (arch/arm64/kvm/mmu.c): the VMA is looked at under `mmap_lock`,
+//! the page is brought in with no lock held, and under `mmu_lock` a changed notifier sequence sends the guest back to fault
+//! again. K24 says when the sequence is sampled and when `VM_MTE_ALLOWED` is read: three tables of the same steps.
+//! **Leaves out** block mappings, nested virtualisation, the memory cache for tables.
 //!
-//! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and never on a permission fault (K19).
+//! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and under K19 = no never on a permission fault.
 
 use crate::errno::Errno;
 use crate::kvm::SLOT_READONLY;
@@ -13,63 +13,66 @@ use crate::log::{Key, note};
 use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
-use crate::policy::{FaultLock, SharedBacking, Untaggable};
+use crate::paths::outline::outline;
+use crate::policy::{FaultLock, SanitisePermission, SharedBacking, Untaggable};
 use crate::state::Host;
-use crate::step::{Flow, Io, Locals, Path, PathId, Step};
+use crate::step::{Flow, Io, Locals, PathId};
 
-pub(super) static KVM_HANDLE_GUEST_ABORT: Path = Path {
-    name: "kvm_handle_guest_abort",
-    steps: &[Step {
-        name: "gfn_to_memslot",
-        run: gfn_to_memslot,
-    }],
-};
-
-pub(super) static USER_MEM_ABORT: Path = Path {
-    name: "user_mem_abort",
-    steps: &[
-        Step {
-            name: "mmap_read_lock",
-            run: super::fault::mmap_read_lock,
-        },
-        Step {
-            name: "vma_lookup",
-            run: vma_lookup,
-        },
-        Step {
-            name: "mmu_seq = mmu_invalidate_seq",
-            run: sample_seq,
-        },
-        Step {
-            name: "__gfn_to_pfn_memslot",
-            run: |_, l, _| Flow::Call(PathId::GetUserPages, *l),
-        },
-        Step {
-            name: "kvm_is_device_pfn",
-            run: kvm_is_device_pfn,
-        },
-        Step {
-            name: "kvm_fault_lock",
-            run: kvm_fault_lock,
-        },
-        Step {
-            name: "mmu_invalidate_retry",
-            run: mmu_invalidate_retry,
-        },
-        Step {
-            name: "kvm_vma_mte_allowed",
-            run: kvm_vma_mte_allowed,
-        },
-        Step {
-            name: "kvm_pgtable_stage2_map",
-            run: kvm_pgtable_stage2_map,
-        },
-        Step {
-            name: "kvm_fault_unlock",
-            run: kvm_fault_unlock,
-        },
-    ],
-};
+outline! {
+    /// Every version.
+    pub(super) KVM_HANDLE_GUEST_ABORT = "kvm_handle_guest_abort" {
+        "gfn_to_memslot" => gfn_to_memslot,
+    }
+}
+outline! {
+    /// v10 of the series to 6.1.26: what the VMM maps between the unlock and the sample goes unnoticed.
+    pub(super) SEQ_AFTER_UNLOCK = "user_mem_abort" {
+        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "vma_lookup" => vma_lookup,
+        "mmap_read_unlock" => mmap_read_unlock,
+        "mmu_seq = mmu_notifier_seq" => sample_seq,
+        "__gfn_to_pfn_memslot" => |_, l, _| Flow::Call(PathId::GetUserPages, *l),
+        "kvm_is_device_pfn" => kvm_is_device_pfn,
+        "kvm_fault_lock" => kvm_fault_lock,
+        "mmu_notifier_retry" => mmu_invalidate_retry,
+        "sanitise_mte_tags?" => kvm_vma_mte_allowed,
+        "kvm_pgtable_stage2_map" => kvm_pgtable_stage2_map,
+        "kvm_fault_unlock" => kvm_fault_unlock,
+    }
+}
+outline! {
+    /// 6.2: the same, and the VMA is looked into when it may be gone.
+    pub(super) VMA_AFTER_UNLOCK = "user_mem_abort" {
+        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "vma_lookup" => vma_lookup,
+        "mmap_read_unlock" => mmap_read_unlock,
+        "mmu_seq = mmu_invalidate_seq" => sample_seq,
+        "__gfn_to_pfn_memslot" => |_, l, _| Flow::Call(PathId::GetUserPages, *l),
+        "kvm_is_device_pfn" => kvm_is_device_pfn,
+        "kvm_fault_lock" => kvm_fault_lock,
+        "mmu_invalidate_retry" => mmu_invalidate_retry,
+        "vma->vm_flags" => vma_used_after_unlock,
+        "kvm_vma_mte_allowed" => kvm_vma_mte_allowed,
+        "kvm_pgtable_stage2_map" => kvm_pgtable_stage2_map,
+        "kvm_fault_unlock" => kvm_fault_unlock,
+    }
+}
+outline! {
+    /// 6.3 and later, 6.1.27.
+    pub(super) UNDER_MMAP_LOCK = "user_mem_abort" {
+        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "vma_lookup" => vma_lookup,
+        "mmu_seq = mmu_invalidate_seq" => sample_seq,
+        "mmap_read_unlock" => mmap_read_unlock,
+        "__gfn_to_pfn_memslot" => |_, l, _| Flow::Call(PathId::GetUserPages, *l),
+        "kvm_is_device_pfn" => kvm_is_device_pfn,
+        "kvm_fault_lock" => kvm_fault_lock,
+        "mmu_invalidate_retry" => mmu_invalidate_retry,
+        "kvm_vma_mte_allowed" => kvm_vma_mte_allowed,
+        "kvm_pgtable_stage2_map" => kvm_pgtable_stage2_map,
+        "kvm_fault_unlock" => kvm_fault_unlock,
+    }
+}
 
 /// A fault outside every slot, or a write to a read-only one, goes to the VMM: as MMIO when the instruction has a
 /// syndrome, as -ENOSYS when it has none (tag and DC instructions).
@@ -80,6 +83,7 @@ fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         l.va = slot.hva(l.ipa.gfn());
         l.device = slot.device;
         l.readonly = slot.flags & SLOT_READONLY != 0;
+        l.logging = slot.logs_dirty();
         host.stats.stage2_faults += 1;
         note!(
             host,
@@ -122,7 +126,32 @@ fn vma_lookup(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn sample_seq(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.seq = host.vm(l.vm).mmu_invalidate_seq;
+    Flow::Next
+}
+
+fn mmap_read_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.mm_mut(l.mm).mmap_lock.read_unlock();
+    Flow::Next
+}
+
+/// The VMA found before may be freed by now. What it said then is still what its memory says, most likely.
+fn vma_used_after_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let now = host.mm(l.mm).vma(l.va).map(|(_, v)| v.flags);
+    let then = |flags: VmFlags| {
+        (
+            flags.contains(VmFlags::MTE_ALLOWED),
+            flags.contains(VmFlags::SHARED),
+            flags.contains(VmFlags::PFNMAP),
+        )
+    };
+    if now.map(then) != Some((l.mte_allowed, l.shared, l.pfnmap)) {
+        note!(
+            host,
+            [Key::page(l.mm, l.va)],
+            "the VMA of {} is read after it was freed",
+            host.place(l.mm, l.va)
+        );
+    }
     Flow::Next
 }
 
@@ -134,7 +163,8 @@ fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = tagvisor_arch::Pfn(l.ret.unsigned_abs());
     l.pfn = Some(pfn);
     // __gfn_to_pfn_memslot: never writable through a read-only slot, whatever the VMM's PTE allows.
-    l.writable = l.out == 1 && !l.readonly;
+    // While the slot logs writes, a read is mapped read-only.
+    l.writable = l.out == 1 && !l.readonly && (l.write || !l.logging);
     let mte = host.vm(l.vm).mte;
     l.device = match host.policy.untaggable {
         Untaggable::Device | Untaggable::DeviceElseRefuse if host.policy.checked_at.at_fault() || !mte => {
@@ -172,7 +202,8 @@ fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// K21 to K23 and K18: may the page be in an MTE guest, and are its tags fit to be seen?
 fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.ret = 0;
-    if l.permission || l.device || !host.vm(l.vm).mte {
+    let permission = l.permission && host.policy.sanitise_permission == SanitisePermission::No;
+    if permission || l.device || !host.vm(l.vm).mte {
         return Flow::Next;
     }
     let pfn = l.pfn.expect("brought in");
@@ -199,8 +230,6 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
-    // A read fault is mapped read-only while the slot logs writes; the zero page always is.
-    l.writable &= l.write || !host.slot_logs_dirty(l.vm, l.ipa);
     let (write, kind) = (l.writable, if l.device { "Device-nGnRE" } else { "Normal Write-Back" });
     if l.permission {
         host.stage2_relax_perms(l.vm, l.ipa, pfn);
@@ -231,8 +260,11 @@ fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// `kvm_release_faultin_page` (dirty if mapped writable), `mark_page_dirty`, unlock.
 fn kvm_fault_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
-    if l.ret == 0 && l.writable && host.pfn_is_map_memory(pfn) {
-        host.set_flag(pfn, PageFlags::DIRTY, true);
+    if l.ret == 0 && l.writable {
+        if host.pfn_is_map_memory(pfn) {
+            host.set_flag(pfn, PageFlags::DIRTY, true);
+        }
+        host.mark_page_dirty(l.vm, l.ipa);
     }
     if host.policy.fault_lock == FaultLock::Exclusive {
         host.vm_mut(l.vm).mmu_lock.write_unlock();

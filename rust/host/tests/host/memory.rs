@@ -66,6 +66,7 @@ fn after_fork_each_process_has_the_tags_and_writes_its_own() {
         silent(&mut m);
         m.exit(child);
         silent(&mut m);
+        assert_eq!(m.stats().resident_pages, 1, "the child's copies went with it");
         assert_eq!(m.user_load(child, a, 8), Err(Signal::SegvMapErr { addr: a }));
     });
 }

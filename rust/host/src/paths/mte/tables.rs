@@ -11,21 +11,11 @@ use super::{
     set_page_mte_tagged, sync_under_tag_sync_lock, test_and_set_mte_tagged, test_mte_tagged, try_page_mte_tagging,
     was_restored, xa_load, xa_load_flagged, xa_store,
 };
-use crate::step::{Path, Step};
+use crate::paths::outline::outline;
 
-macro_rules! path {
-    ($(#[doc = $doc:literal])+ $table:ident = $name:literal { $($step:literal => $run:expr,)+ }) => {
-        $(#[doc = $doc])+
-        pub(in crate::paths) static $table: Path = Path {
-            name: $name,
-            steps: &[$(Step { name: $step, run: $run },)+],
-        };
-    };
-}
-
-path! {
+outline! {
     /// 6.4 and later: `PG_mte_lock` first, the flag last; losers wait for the flag.
-    SYNC_LOCK = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_LOCK = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -35,9 +25,9 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.2 and 6.3: the flag is set also when nothing was written.
-    SYNC_LOCK_ALWAYS = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_LOCK_ALWAYS = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -47,9 +37,9 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.1.30 and later of that branch: test, clear, flag.
-    SYNC_CLEAR_FIRST = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_CLEAR_FIRST = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -59,9 +49,9 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.1.18 to 6.1.29: the flag is set also when nothing was written.
-    SYNC_CLEAR_FIRST_ALWAYS = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_CLEAR_FIRST_ALWAYS = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -71,9 +61,9 @@ path! {
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 6.1, and 5.10 to 5.13: the flag is seen before the tags are written.
-    SYNC_FLAG_FIRST = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_FLAG_FIRST = "mte_sync_tags" {
         "page_mte_tagged" => already_tagged,
         "mte_restore_tags" => restore_replaced,
         "restored?" => was_restored,
@@ -82,9 +72,9 @@ path! {
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
-path! {
+outline! {
     /// 5.14 to 6.0: the flag is set before anything else, and stays when there is nothing to write.
-    SYNC_FLAG_ALWAYS = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_FLAG_ALWAYS = "mte_sync_tags" {
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "xa_load(mte_pages)" => xa_load_flagged,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -93,16 +83,16 @@ path! {
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
-path! {
+outline! {
     /// v14 to v16 of the series.
-    SYNC_GLOBAL_LOCK = "mte_sync_tags" {
+    pub(in crate::paths) SYNC_GLOBAL_LOCK = "mte_sync_tags" {
         "under tag_sync_lock" => sync_under_tag_sync_lock,
     }
 }
 
-path! {
+outline! {
     /// 6.2 and later.
-    RESTORE_LOCK = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_LOCK = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "try_page_mte_tagging" => try_page_mte_tagging,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -110,18 +100,18 @@ path! {
         "saved tags no longer needed?" => erase_at_restore,
     }
 }
-path! {
+outline! {
     /// 6.1: the flag is seen before the tags are written.
-    RESTORE_FLAG_FIRST = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_FLAG_FIRST = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "mte_restore_page_tags" => mte_restore_page_tags,
         "saved tags no longer needed?" => erase_at_restore,
     }
 }
-path! {
+outline! {
     /// v10 to v13 of the series.
-    RESTORE_LAST = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_LAST = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "test_bit(PG_mte_tagged)" => test_mte_tagged,
         "mte_restore_page_tags" => mte_restore_page_tags,
@@ -129,16 +119,16 @@ path! {
         "saved tags no longer needed?" => erase_at_restore,
     }
 }
-path! {
+outline! {
     /// v14 to v16 of the series.
-    RESTORE_GLOBAL_LOCK = "mte_restore_tags" {
+    pub(in crate::paths) RESTORE_GLOBAL_LOCK = "mte_restore_tags" {
         "xa_load(mte_pages)" => xa_load,
         "under tag_sync_lock" => restore_under_tag_sync_lock,
     }
 }
-path! {
+outline! {
     /// 5.10 to 6.0 for shmem: the tags are written whether the page is flagged or not.
-    RESTORE_OVERWRITE = "arch_swap_restore" {
+    pub(in crate::paths) RESTORE_OVERWRITE = "arch_swap_restore" {
         "xa_load(mte_pages)" => xa_load,
         "mte_restore_page_tags" => mte_restore_page_tags,
         "set_bit(PG_mte_tagged)" => set_page_mte_tagged,
@@ -146,48 +136,48 @@ path! {
     }
 }
 
-path! {
+outline! {
     /// 6.2 to 7.1.
-    SANITISE_LOCK = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_LOCK = "sanitise_mte_tags" {
         "try_page_mte_tagging" => try_page_mte_tagging,
         "mte_clear_page_tags" => mte_clear_page_tags,
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// 7.2 and later.
-    SANITISE_LOCK_SKIP_ZERO = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_LOCK_SKIP_ZERO = "sanitise_mte_tags" {
         "is_zero_pfn" => is_zero_pfn,
         "try_page_mte_tagging" => try_page_mte_tagging,
         "mte_clear_page_tags" => mte_clear_page_tags,
         "set_page_mte_tagged" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// v10 to v12 of the series.
-    SANITISE_TEST_AND_SET = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_TEST_AND_SET = "sanitise_mte_tags" {
         "test_and_set_bit(PG_mte_tagged)" => test_and_set_mte_tagged,
         "mte_clear_page_tags" => mte_clear_page_tags,
     }
 }
-path! {
+outline! {
     /// v13, v16, 5.14 to 6.1.
-    SANITISE_TEST_CLEAR_SET = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_TEST_CLEAR_SET = "sanitise_mte_tags" {
         "test_bit(PG_mte_tagged)" => test_mte_tagged,
         "mte_clear_page_tags" => mte_clear_page_tags,
         "set_bit(PG_mte_tagged)" => set_page_mte_tagged,
     }
 }
-path! {
+outline! {
     /// v14 and v15 of the series.
-    SANITISE_GLOBAL_LOCK = "sanitise_mte_tags" {
+    pub(in crate::paths) SANITISE_GLOBAL_LOCK = "sanitise_mte_tags" {
         "under tag_sync_lock" => sanitise_under_tag_sync_lock,
     }
 }
 
-path! {
+outline! {
     /// Every version: only a flagged page's tags are saved.
-    SAVE = "mte_save_tags" {
+    pub(in crate::paths) SAVE = "mte_save_tags" {
         "page_mte_tagged" => page_mte_tagged,
         "xa_store(mte_pages)" => xa_store,
     }

@@ -1,0 +1,150 @@
+//! KVM: VMs, memslots, stage 2.
+//!
+//! **Models** `struct kvm` with `mmu_lock`, the notifier sequence, `KVM_CAP_ARM_MTE` and vCPUs with a TLB each; memslots
+//! are in [`memslot`], their dirty logs in [`dirty_log`], the tables in [`stage2`]. **Leaves out** VGIC, timers, register
+//! state other than what tags and translation need.
+//!
+//! **Keeps**: whatever unmaps a page from stage 2 invalidates it in every vCPU's TLB before it returns.
+
+mod dirty_log;
+mod memslot;
+mod stage2;
+
+use std::collections::BTreeMap;
+
+use tagvisor_arch::walk::Stage2;
+use tagvisor_arch::{Controls, Cpu, Features, Gfn, HcrEl2, PAGE_SIZE, Pfn, SysRegs, TcrEl1, Va, VtcrEl2, VttbrEl2};
+use tagvisor_mem::{MicroTlb, PhysMem};
+
+use crate::buddy::Buddy;
+use crate::ids::{MmId, VmId};
+use crate::mm::RwLock;
+use crate::state::Host;
+
+pub use memslot::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
+
+/// Default IPA size of a KVM VM, in bits.
+const IPA_BITS: u8 = 40;
+/// Pages of the concatenated start-level table for a 40-bit IPA: 2 x 512 GiB.
+const ROOT_PAGES: u64 = 2;
+
+/// A vCPU: the registers tags need, and its TLB.
+#[derive(Clone, Debug)]
+pub(crate) struct Vcpu {
+    pub(crate) cpu: Cpu,
+    pub(crate) tlb: MicroTlb,
+}
+
+/// `struct kvm`.
+#[derive(Clone, Debug)]
+pub(crate) struct Kvm {
+    pub(crate) mm: MmId,
+    pub(crate) alive: bool,
+    /// `KVM_ARCH_FLAG_MTE_ENABLED`.
+    pub(crate) mte: bool,
+    pub(crate) slots: BTreeMap<u32, Memslot>,
+    pub(crate) vcpus: Vec<Vcpu>,
+    pub(crate) mmu_lock: RwLock,
+    pub(crate) mmu_invalidate_seq: u64,
+    pub(crate) mmu_invalidate_in_progress: u32,
+    pub(crate) slots_lock: bool,
+    /// What the VM's registers make of translation: they never change.
+    pub(crate) controls: Controls,
+    stage2: Stage2,
+    root: Pfn,
+    tables: Vec<Pfn>,
+}
+
+impl std::hash::Hash for Kvm {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.alive, self.mte, &self.slots, &self.tables, self.slots_lock).hash(state);
+        (self.mmu_lock, self.mmu_invalidate_seq, self.mmu_invalidate_in_progress).hash(state);
+        for vcpu in &self.vcpus {
+            vcpu.cpu.hash(state);
+        }
+    }
+}
+
+impl Kvm {
+    pub(crate) fn new(id: VmId, mm: MmId, buddy: &mut Buddy, mem: &mut PhysMem) -> Option<Self> {
+        let root = buddy.alloc_block(ROOT_PAGES.ilog2())?;
+        for i in 0..ROOT_PAGES {
+            mem.zero_page(Pfn(root.0 + i));
+        }
+        let stage2 = stage2_regime(root, id);
+        Some(Self {
+            mm,
+            alive: true,
+            controls: controls(stage2),
+            stage2,
+            mte: false,
+            slots: BTreeMap::new(),
+            vcpus: Vec::new(),
+            mmu_lock: RwLock::default(),
+            mmu_invalidate_seq: 0,
+            mmu_invalidate_in_progress: 0,
+            slots_lock: false,
+            root,
+            tables: Vec::new(),
+        })
+    }
+
+    /// `gfn_to_memslot`.
+    pub(crate) fn memslot(&self, gfn: Gfn) -> Option<&Memslot> {
+        self.slots.values().find(|s| s.contains(gfn))
+    }
+
+    /// Guest frames that a page of the VMM backs: a page may stand in several slots.
+    pub(crate) fn gfns_of(&self, hva: Va) -> Vec<Gfn> {
+        let backs = |s: &Memslot| (s.userspace_addr.0..s.userspace_addr.0 + s.pages * PAGE_SIZE).contains(&hva.0);
+        self.slots
+            .values()
+            .filter(|s| backs(s))
+            .map(|s| Gfn(s.base_gfn.0 + (hva.0 - s.userspace_addr.0) / PAGE_SIZE))
+            .collect()
+    }
+}
+
+/// `VTCR_EL2` and `VTTBR_EL2` of a VM: 4 KiB granule, 40-bit IPA, start level 1, 48-bit output.
+fn stage2_regime(root: Pfn, id: VmId) -> Stage2 {
+    let vtcr = VtcrEl2::new()
+        .with_t0sz(64 - IPA_BITS)
+        .with_sl0(1)
+        .with_ps(5)
+        .with_ha(true);
+    let vttbr = VttbrEl2::for_table(root.base(), id.0 as u16 + 1);
+    Stage2 { vtcr, vttbr }
+}
+
+/// Translation of a guest whose stage 1 is off and Tagged, with top-byte-ignore in both halves.
+fn controls(Stage2 { vtcr, vttbr }: Stage2) -> Controls {
+    let sys = SysRegs {
+        tcr_el1: TcrEl1::new().with_tbi0(true).with_tbi1(true),
+        hcr_el2: HcrEl2::new().with_vm(true).with_dc(true).with_dct(true),
+        vtcr_el2: vtcr,
+        vttbr_el2: vttbr,
+        ..SysRegs::default()
+    };
+    Controls::new(&sys, Features::default())
+}
+
+impl Host {
+    /// `kvm_destroy_vm`: stage-2 tables and slots go.
+    pub(crate) fn kvm_destroy_vm(&mut self, vm: VmId) {
+        let ids: Vec<u32> = self.vm(vm).slots.keys().copied().collect();
+        for id in ids {
+            self.vm_mut(vm).slots.remove(&id);
+        }
+        let kvm = self.vm_mut(vm);
+        kvm.alive = false;
+        let (root, mut tables) = (kvm.root, std::mem::take(&mut kvm.tables));
+        tables.extend((0..ROOT_PAGES).map(|i| Pfn(root.0 + i)));
+        for vcpu in &mut kvm.vcpus {
+            vcpu.tlb.invalidate_all();
+        }
+        for table in tables {
+            self.page_mut(table).refcount = 0;
+            self.buddy.free(table);
+        }
+    }
+}
