@@ -116,6 +116,8 @@ def schedule(host: Host, actors: Mapping[str, Sequence[ops.Op]], turns: Sequence
         ArgumentError: An actor waits for another, never comes to its step, or is not finished at
             the end; or a turn names nobody.
     """
+    if host.policy.decides:
+        raise ArgumentError("host", host.policy, "a policy of plain values")
     todo = _checked(actors)
     names = [name for name, _ in todo]
     stretches: list[tuple[int, tuple[str, str] | None]] = []

@@ -86,6 +86,8 @@ class Host:
             tlb_bits=_check.integer("tlb_bits", tlb_bits, 0, 64),
             seed=_check.integer("seed", seed, 0, _U64),
         )
+        if policy.decides:
+            self.machine.set_decider(policy.decide)
 
     def __repr__(self) -> str:
         return f"<Host {self.policy.name}>"

@@ -171,7 +171,7 @@ def _on_fresh_host(script: Script) -> Callable[[Policy], Cell]:
 
 
 def _cell(violations: Iterable[Violation], note: str) -> Cell:
-    """The verdict of the worst: tags lost, leaked or out of place, then what leads there."""
+    """The verdict of the worst: tags lost, leaked or out of place, then what may lead there."""
     behind = {"P3": 1, "P4": 1, "P6": 2}
     worst = min(violations, key=lambda found: behind.get(found.property, 0), default=None)
     if worst is None:

@@ -14,9 +14,13 @@ source that the machine asks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tagvisor import _check, _native
 from tagvisor.errors import UnknownKnobError, UnknownProfileError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = [
     "Difference",
@@ -76,7 +80,14 @@ class Profile:
 class Policy:
     """One value for every knob: a plain value that compares, hashes and pickles.
 
-    Made by :func:`linux`, :func:`policy` and :meth:`replace`.
+    Made by :func:`linux`, :func:`policy` and :meth:`replace`. A subclass may decide anew at each
+    kernel event::
+
+        class Careless(tv.Policy):
+            def decide(self, knob, event):
+                return "restore" if knob == "K1" and event == "handle_mm_fault" else None
+
+        host = tv.Host(Careless.like("6.12"))
     """
 
     name: str
@@ -84,12 +95,46 @@ class Policy:
     values: tuple[tuple[str, str], ...]
     """Knob id and value's name, in the order of :func:`knobs`."""
 
+    @classmethod
+    def like(cls, base: Policy | str) -> Self:
+        """A policy of this class with another one's values.
+
+        Args:
+            base: A profile's name or a policy.
+        """
+        known = policy(base) if isinstance(base, str) else base
+        return cls(known.name, known.values)
+
+    def decide(self, knob: str, event: str) -> str | None:  # noqa: ARG002 - for subclasses
+        """Decide anew at a kernel event; for subclasses to override.
+
+        It is asked about every knob when the host enters the kernel (a stage-2 fault, a page fault,
+        a system call, an ioctl, a reclaim), never for an access that takes no fault. The answer
+        holds until that event ends. An exception it raises is raised by the call under way, once
+        that has come to its end with the values of this policy. The explorer, schedules and replays
+        refuse a policy that overrides it.
+
+        Args:
+            knob: The knob's id, such as ``K18``.
+            event: The kernel function that begins, such as ``user_mem_abort``, ``handle_mm_fault``,
+                ``shrink_folio_list``, ``mmap`` or ``KVM_SET_USER_MEMORY_REGION``.
+
+        Returns:
+            A value of the knob; None for the policy's own.
+        """
+        return None
+
+    @property
+    def decides(self) -> bool:
+        """Does a subclass override :meth:`decide`?"""
+        return type(self).decide is not Policy.decide
+
     @property
     def knobs(self) -> dict[str, str]:
         """Knob id to value's name, such as ``{"K1": "slot-free", ...}``."""
         return dict(self.values)
 
-    def replace(self, **values: str) -> Policy:
+    def replace(self, **values: str) -> Self:
         """This policy with knobs replaced.
 
         Args:
@@ -106,7 +151,7 @@ class Policy:
         for knob, value in values.items():
             name, replaced = _native.policy_replace(name, pairs, knob, str(value))
             pairs = tuple(replaced)
-        return Policy(name, pairs)
+        return type(self)(name, pairs)
 
 
 def policy(name: str) -> Policy:

@@ -156,6 +156,8 @@ def replay(
         policy = policy_named(policy)
     elif not isinstance(policy, Policy):
         raise ArgumentError("policy", policy, "a profile's name or a tagvisor.Policy")
+    if policy.decides:
+        raise ArgumentError("policy", policy, "a policy of plain values: a replay asks nobody")
     seed = _check.integer("seed", seed, 0, _U64)
     ledger = _check.flag("ledger", ledger)
     trace = open_trace(path)

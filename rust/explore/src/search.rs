@@ -41,6 +41,9 @@ pub enum ExploreError {
     /// The TLB is not part of the encoded state.
     #[error("the machine has tlb_bits={0}: expected 0, a TLB is not part of an explored state")]
     Tlb(u32),
+    /// Who decides at each event need not decide the same in every order.
+    #[error("the machine's policy decides at each event: expected one of plain values")]
+    Decider,
     /// Nobody acts.
     #[error("no actor has an operation: expected at least one")]
     NoActors,
@@ -122,6 +125,9 @@ pub fn explore(
     }
     if start.tlb_bits() > 0 {
         return Err(ExploreError::Tlb(start.tlb_bits()));
+    }
+    if start.has_decider() {
+        return Err(ExploreError::Decider);
     }
     if actors.iter().all(|a| a.ops.is_empty()) {
         return Err(ExploreError::NoActors);

@@ -1,14 +1,15 @@
 //! Files that can be mapped, and their page cache.
 //!
 //! **Models** an inode's `i_pages`: for each page of the file nothing yet, a page, or (shmem only) the swap entry that took
-//! its place. shmem is what memfd, tmpfs and `MAP_SHARED | MAP_ANONYMOUS` are made of; ramfs has pages that never leave.
-//! **Leaves out** names, directories, read and write of the file itself, and file systems on a disk.
+//! its place. shmem is what memfd, tmpfs and `MAP_SHARED | MAP_ANONYMOUS` are made of; ramfs has pages that never leave; a
+//! file on a disk has its data there too, and no place for tags. **Leaves out** names, directories, read and write of the
+//! file itself, and a file system's own structures.
 //!
 //! **Keeps**: the page cache holds one reference to each of its pages.
 
 use std::collections::BTreeMap;
 
-use tagvisor_arch::Pfn;
+use tagvisor_arch::{PAGE_SIZE, Pfn};
 
 use crate::swap::SwpEntry;
 
@@ -23,6 +24,8 @@ pub enum FileKind {
     Shmem,
     /// ramfs: page cache without backing store, unevictable, without tags.
     Ramfs,
+    /// On a disk: its pages are written back and dropped under pressure, without their tags (why `VM_MTE_ALLOWED` exists).
+    Disk,
 }
 
 /// What the page cache holds at one page of a file.
@@ -42,6 +45,8 @@ pub(crate) struct File {
     pub(crate) cache: BTreeMap<u64, Cached>,
     /// A descriptor is open; shared anonymous memory has none and goes with its last mapping.
     pub(crate) open: bool,
+    /// What was written back; holes are zeroes.
+    pub(crate) disk: BTreeMap<u64, Box<[u8; PAGE_SIZE as usize]>>,
 }
 
 impl File {
@@ -50,6 +55,7 @@ impl File {
             kind,
             pages,
             cache: BTreeMap::new(),
+            disk: BTreeMap::new(),
             open,
         }
     }

@@ -16,6 +16,7 @@
 mod buddy;
 mod checked;
 mod config;
+mod decide;
 mod errno;
 mod file;
 mod hits;
@@ -41,6 +42,7 @@ mod verdict;
 
 pub use checked::Checked;
 pub use config::{Config, ConfigError};
+pub use decide::Decider;
 pub use errno::{Errno, Signal};
 pub use file::{FileId, FileKind};
 pub use hits::GuestPage;

@@ -94,6 +94,7 @@ impl Machine {
 
     pub(crate) fn origin(&mut self, actor: Actor, path: &'static str) {
         self.host.log.origin = Origin { actor, path, step: "" };
+        self.host.call_begins(path);
     }
 
     /// A new process.

@@ -121,7 +121,7 @@ impl Host {
                 None => Some(Errno::Einval),
                 Some(_) if !shared => Some(Errno::Eacces),
                 Some(FileKind::Ramfs) => Some(Errno::Eopnotsupp),
-                Some(FileKind::Shmem) => None,
+                Some(FileKind::Shmem | FileKind::Disk) => None,
             },
             Advice::Collapse => Some(Errno::Einval),
             _ => None,

@@ -11,6 +11,7 @@ use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
 
 use crate::buddy::Buddy;
 use crate::config::{Config, ConfigError};
+use crate::decide::Deciding;
 use crate::file::{File, FileId, FileKind};
 use crate::ids::{Actor, MmId, VcpuId, VmId};
 use crate::kvm::Kvm;
@@ -75,6 +76,8 @@ stats! {
 pub struct Host {
     /// The decisions.
     pub policy: Policy,
+    /// Who decides anew at each kernel event, if anybody.
+    pub(crate) deciding: Option<Box<Deciding>>,
     pub(crate) mem: PhysMem,
     pub(crate) pages: Pages,
     pub(crate) buddy: Buddy,
@@ -133,6 +136,7 @@ impl Host {
         let frames = |base: u64, bytes: u64| Buddy::new(Pa(base).pfn(), bytes / PAGE_SIZE);
         let mut host = Self {
             policy: config.policy.clone(),
+            deciding: None,
             mem,
             pages: Pages::default(),
             buddy: frames(RAM_BASE, config.memory),

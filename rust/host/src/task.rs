@@ -97,16 +97,21 @@ impl Task {
             step: step.name,
         };
         match (step.run)(host, &mut frame.l, &mut self.io) {
-            Flow::Next if usize::from(frame.pc) + 1 == path.steps.len() => self.pop(0),
+            Flow::Next if usize::from(frame.pc) + 1 == path.steps.len() => self.pop(host, 0),
             Flow::Next => frame.pc += 1,
             Flow::To(name) => frame.pc = position(path, name),
             Flow::Call(callee, l) => {
                 frame.pc += 1;
                 self.frames.push(Frame { path: callee, pc: 0, l });
+                host.path_begins(callee);
             }
-            Flow::Tail(callee, l) => *frame = Frame { path: callee, pc: 0, l },
+            Flow::Tail(callee, l) => {
+                host.path_ends(frame.path);
+                *frame = Frame { path: callee, pc: 0, l };
+                host.path_begins(callee);
+            }
             Flow::Blocked => return Progress::Blocked,
-            Flow::Return(value) => self.pop(value),
+            Flow::Return(value) => self.pop(host, value),
         }
         self.return_from_finished(host);
         if self.frames.is_empty() {
@@ -117,17 +122,18 @@ impl Task {
     }
 
     /// A path may end in a call: its caller then gets the callee's value.
-    fn return_from_finished(&mut self, host: &Host) {
+    fn return_from_finished(&mut self, host: &mut Host) {
         while let Some(frame) = self.frames.last()
             && usize::from(frame.pc) == paths::table(frame.path, &host.policy).steps.len()
         {
-            self.pop(frame.l.ret);
+            self.pop(host, frame.l.ret);
         }
     }
 
     /// Returns `value` to the caller.
-    fn pop(&mut self, value: i64) {
+    fn pop(&mut self, host: &mut Host, value: i64) {
         let Some(done) = self.frames.pop() else { return };
+        host.path_ends(done.path);
         let Some(caller) = self.frames.last_mut() else {
             if self.io.result == OpResult::None {
                 self.io.result = OpResult::from_ret(value);
@@ -143,6 +149,10 @@ impl Task {
     /// # Panics
     /// When a step blocks.
     pub fn run(&mut self, host: &mut Host) {
+        host.operation_begins();
+        if let Some(frame) = self.frames.first() {
+            host.path_begins(frame.path);
+        }
         loop {
             match self.step(host) {
                 Progress::Running => {}

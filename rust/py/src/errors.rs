@@ -167,6 +167,11 @@ fn explore_error(error: &ExploreError) -> PyErr {
             let given = format!("a host with tlb_bits={bits}");
             ArgumentError::new_err(("host", given, "tlb_bits=0: a TLB is not part of an explored state"))
         }
+        ExploreError::Decider => ArgumentError::new_err((
+            "host",
+            "a host whose policy overrides decide()",
+            "a policy of plain values: an explorer's order is not the decider's",
+        )),
         ExploreError::NoActors => ArgumentError::new_err(("actors", "no operation", "at least one operation")),
         other => ArgumentError::new_err(("host", other.to_string(), "what the explorer can take")),
     }

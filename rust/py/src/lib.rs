@@ -9,6 +9,7 @@
 compile_error!("a panic must become tagvisor.InternalError: build with panic = \"unwind\"");
 
 mod arrays;
+mod decide;
 mod enter;
 mod errors;
 mod explore;

@@ -7,8 +7,8 @@ mod mm;
 
 pub(crate) use mm::map_spec;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use numpy::{PyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
@@ -19,6 +19,7 @@ use tagvisor_host::{
 };
 
 use crate::arrays;
+use crate::decide::PyDecider;
 use crate::enter::enter;
 use crate::errors::{ArgumentError, Refusal};
 use crate::policy::policy_of;
@@ -37,6 +38,8 @@ pub(crate) struct Machine {
     id: u64,
     /// Poisoned by a panic: a machine that stopped in the middle of a step refuses further use.
     inner: Mutex<tagvisor_host::Machine>,
+    /// Who decides at each kernel event, if anybody.
+    decider: OnceLock<Arc<PyDecider>>,
 }
 
 impl Machine {
@@ -46,10 +49,14 @@ impl Machine {
         F: FnOnce(&mut tagvisor_host::Machine) -> Result<T, Refusal> + Send,
         T: Send,
     {
-        enter(py, || {
+        let answer = enter(py, || {
             let mut machine = self.inner.lock().map_err(|_| Refusal::Poisoned)?;
             work(&mut machine)
-        })
+        });
+        match self.decider.get().and_then(|decider| decider.take_error()) {
+            Some(error) => Err(error),
+            None => answer,
+        }
     }
 
     /// What tells it from other machines.
@@ -104,7 +111,24 @@ impl Machine {
             Ok(Self {
                 id: NEXT.fetch_add(1, Ordering::Relaxed),
                 inner: Mutex::new(tagvisor_host::Machine::new(&config)?),
+                decider: OnceLock::new(),
             })
+        })
+    }
+
+    /// Asks `decide(knob, event)` about every knob at each kernel event from now on; once a machine.
+    fn set_decider(&self, py: Python<'_>, decide: Py<PyAny>) -> PyResult<()> {
+        let decider = Arc::new(PyDecider::new(decide));
+        if self.decider.set(Arc::clone(&decider)).is_err() {
+            return Err(ArgumentError::new_err((
+                "decide",
+                "a second one",
+                "one decider a machine",
+            )));
+        }
+        self.with(py, |machine| {
+            machine.host_mut().set_decider(decider);
+            Ok(())
         })
     }
 

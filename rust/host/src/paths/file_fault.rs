@@ -192,7 +192,7 @@ fn filemap_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
 }
 
-/// A new zeroed page for a hole; after a swap-in the cache is looked at again. `__GFP_ZEROTAGS` is for anonymous memory
+/// A new page, read from the disk or zeroed for a hole; after a swap-in the cache is looked at again. `__GFP_ZEROTAGS` is for anonymous memory
 /// only, so the tags stay what they were.
 fn alloc_and_add(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if l.entry.take().is_some() {
@@ -208,13 +208,17 @@ fn alloc_and_add(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(pfn) = host.alloc_page(PageMapping::File(l.file, l.file_page)) else {
         return Flow::Return(Errno::Enomem.ret());
     };
-    host.mem.zero_page(pfn);
+    match host.file(l.file).disk.get(&l.file_page).cloned() {
+        Some(data) => host.mem.write(pfn.base(), data.as_slice()),
+        None => host.mem.zero_page(pfn),
+    }
     // One reference for the page cache, one for us.
     host.page_mut(pfn).refcount = 2;
     host.file_mut(l.file).cache.insert(l.file_page, Cached::Page(pfn));
-    if host.file(l.file).kind == FileKind::Shmem {
+    let kind = host.file(l.file).kind;
+    if kind != FileKind::Ramfs {
         host.lru_add(pfn);
-        host.set_flag(pfn, PageFlags::DIRTY, true);
+        host.set_flag(pfn, PageFlags::DIRTY, kind == FileKind::Shmem);
     }
     note!(
         host,

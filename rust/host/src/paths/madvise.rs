@@ -286,6 +286,10 @@ fn truncate_inode_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let next = host.file(l.file).cache.range(l.file_page..l.file_end).next();
     let Some((index, cached)) = next.map(|(index, cached)| (*index, *cached)) else {
         host.ledger.truncated(l.file, l.file_page, l.file_end);
+        let (first, end) = (l.file_page, l.file_end);
+        host.file_mut(l.file)
+            .disk
+            .retain(|index, _| !(first..end).contains(index));
         return Flow::Return(0);
     };
     if let Cached::Page(pfn) = cached

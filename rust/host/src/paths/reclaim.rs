@@ -1,6 +1,6 @@
 //! Reclaim of one page: swap it out and drop it.
 //!
-//! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous and shmem pages: `add_to_swap`, `try_to_unmap` of every mapping
+//! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous, shmem and disk file pages: `add_to_swap`, `try_to_unmap` of every mapping
 //! between notifier calls, `shmem_writepage`, `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`; a
 //! lazily freed page (`MADV_FREE`) that is still clean is discarded. **Leaves out** reference checks but for those of
 //! `MADV_PAGEOUT` (else the caller chose the page), and failure to save tags.
@@ -10,7 +10,7 @@
 use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 
 use crate::errno::Errno;
-use crate::file::{Cached, FileKind};
+use crate::file::{Cached, FileId, FileKind};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
@@ -121,7 +121,7 @@ fn folio_trylock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     };
     let evictable = match host.page(pfn).mapping {
         PageMapping::Anon(_) | PageMapping::Ksm => true,
-        PageMapping::File(file, _) => host.file(file).kind == FileKind::Shmem,
+        PageMapping::File(file, _) => host.file(file).kind != FileKind::Ramfs,
         PageMapping::None => false,
     };
     if !evictable || host.has_flag(pfn, PageFlags::HWPOISON) {
@@ -227,6 +227,9 @@ fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return host.discard_lazyfree(l);
     }
     if let (PageMapping::File(file, index), None) = (host.page(pfn).mapping, l.entry) {
+        if host.file(file).kind == FileKind::Disk {
+            return host.write_back_and_drop(l, file, index);
+        }
         let Some(entry) = host.bind_to_slot(pfn) else {
             return unlock(host, l, Errno::Enomem);
         };
@@ -304,6 +307,27 @@ impl Host {
         };
         let index = vma.offset + (va.vpn() - start);
         self.file(file).cache.get(&index).copied()
+    }
+
+    /// A page of a file on a disk: written back if it is dirty, then dropped. Nothing looks at its tags.
+    fn write_back_and_drop(&mut self, l: &Locals, file: FileId, index: u64) -> Flow {
+        let pfn = locked_page(l);
+        if self.has_flag(pfn, PageFlags::DIRTY) {
+            let mut data = Box::new([0; PAGE_SIZE as usize]);
+            self.mem.read(pfn.base(), data.as_mut_slice());
+            self.file_mut(file).disk.insert(index, data);
+        }
+        self.file_mut(file).cache.remove(&index);
+        let page = self.page_mut(pfn);
+        page.refcount -= 1;
+        page.flags.remove(PageFlags::LOCKED | PageFlags::DIRTY);
+        note!(
+            self,
+            [Key::Frame(pfn), Key::File(file, index)],
+            "page {index} of file {} written back and dropped, its tags with it",
+            file.0
+        );
+        Flow::Tail(PathId::FreeUnrefPage, *l)
     }
 
     /// A clean lazily freed page is dropped: its owner gave the content up.

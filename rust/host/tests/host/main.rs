@@ -1,6 +1,7 @@
 //! The host as its users see it: whole operations, judged by the ledger and by what recorded kernels answered.
 
 mod common;
+mod disk_file;
 mod founding_thread;
 mod kvm;
 mod memory;

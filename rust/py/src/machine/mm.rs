@@ -29,12 +29,13 @@ impl Machine {
         })
     }
 
-    /// A file to map; its number. `kind` is 'shmem' or 'ramfs'.
+    /// A file to map; its number. `kind` is 'shmem', 'ramfs' or 'disk'.
     fn create_file(&self, py: Python<'_>, kind: &str, pages: u64) -> PyResult<u32> {
         let kind = match kind {
             "shmem" => FileKind::Shmem,
             "ramfs" => FileKind::Ramfs,
-            other => return Err(unknown("kind", other, "'shmem' or 'ramfs'")),
+            "disk" => FileKind::Disk,
+            other => return Err(unknown("kind", other, "'shmem', 'ramfs' or 'disk'")),
         };
         self.with(py, |machine| Ok(machine.create_file(kind, pages).0))
     }
