@@ -302,6 +302,14 @@ impl Machine {
         Ok(self.pagemap(mm, va))
     }
 
+    /// `ksmd` runs until nothing is left to merge; how many pages were.
+    pub fn ksm_run(&mut self) -> u64 {
+        match self.run(Op::KsmScan) {
+            OpResult::Value(merged) => merged,
+            other => unreachable!("a scan answers how many pages, not {other:?}"),
+        }
+    }
+
     /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.
     pub fn swapoff(&mut self) -> Result<(), Errno> {
         self.syscall(Op::Swapoff).map(drop)

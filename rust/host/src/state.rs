@@ -226,6 +226,7 @@ impl Host {
             Actor::Vcpu(VcpuId { vm: VmId(0), index }) => format!("vcpu{index}"),
             Actor::Vcpu(VcpuId { vm, index }) => format!("vm{}.vcpu{index}", vm.0),
             Actor::Reclaim => "kswapd".to_owned(),
+            Actor::Ksmd => "ksmd".to_owned(),
             Actor::Admin => "root".to_owned(),
             Actor::Debugger => "debugger".to_owned(),
         }

@@ -19,6 +19,9 @@ impl Host {
     /// Are the tags in the frame initialised for what is at the address, all of them?
     fn tags_belong(&self, pfn: Pfn, at: (MmId, Va)) -> bool {
         let provenance = self.ledger.provenance(pfn);
+        if provenance.initialised_for_all() {
+            return true;
+        }
         let content = self.ledger.find(self.home(at, false));
         content.is_some_and(|content| self.ledger.holds_all(&provenance, content))
     }

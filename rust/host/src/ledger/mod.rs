@@ -59,6 +59,14 @@ impl Host {
         }
     }
 
+    /// A copy of a merged page is the page at an address, and nobody else's.
+    pub(crate) fn ledger_unmerged(&mut self, pfn: Pfn, at: (MmId, Va)) {
+        if self.ledger.enabled {
+            let home = self.home(at, false);
+            self.ledger.unmerged(pfn, home);
+        }
+    }
+
     /// All tags of the frame were written for the page at an address (cleared, or copied in).
     pub(crate) fn ledger_initialised(&mut self, pfn: Pfn, at: (MmId, Va)) {
         if self.ledger.enabled {

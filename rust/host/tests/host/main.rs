@@ -3,6 +3,7 @@
 mod common;
 mod disk_file;
 mod founding_thread;
+mod ksm;
 mod kvm;
 mod memory;
 mod random;
