@@ -116,6 +116,7 @@ pub(crate) enum PathId {
     FreeUnrefPage,
     ShrinkFolioList,
     NotifierStart,
+    ChangePte,
     NotifierEnd,
     ZapPageRange,
     Munmap,

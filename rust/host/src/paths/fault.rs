@@ -12,8 +12,8 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::notifier;
 use crate::paths::pte::{self, Old};
+use crate::paths::{change_pte, notifier};
 use crate::policy::ZeroTags;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -87,6 +87,10 @@ pub(super) static DO_WP_PAGE: Path = Path {
         Step {
             name: "set_pte_at",
             run: set_wp_pte,
+        },
+        Step {
+            name: "mmu_notifier_change_pte",
+            run: |_, l, _| change_pte::call(l),
         },
         Step {
             name: "mmu_notifier_invalidate_range_end",

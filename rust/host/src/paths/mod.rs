@@ -2,6 +2,7 @@
 //!
 //! **Keeps**: [`table`] is the one place where a policy selects a table; inside a step a policy is asked at the decision.
 
+mod change_pte;
 mod copy;
 mod copy_tags;
 mod fault;
@@ -32,7 +33,9 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
-use crate::policy::{CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise};
+use crate::policy::{
+    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise,
+};
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
@@ -119,6 +122,8 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::FreeUnrefPage => &free::FREE_UNREF_PAGE,
         PathId::ShrinkFolioList => &reclaim::SHRINK_FOLIO_LIST,
         PathId::NotifierStart => &notifier::INVALIDATE_RANGE_START,
+        PathId::ChangePte if policy.change_pte == ChangePte::None => &NOTHING,
+        PathId::ChangePte => &change_pte::CHANGE_PTE,
         PathId::NotifierEnd => &notifier::INVALIDATE_RANGE_END,
         PathId::ZapPageRange => &zap::ZAP_PAGE_RANGE,
         PathId::Munmap => &zap::MUNMAP,
