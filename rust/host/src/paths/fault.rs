@@ -148,6 +148,12 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         .expect("found by the step before");
     let tagged = vma.flags.contains(VmFlags::MTE);
     match (host.mm(l.mm).pte(l.va), vma.backing) {
+        // migration_entry_wait
+        (Some(Pte::Migration { .. }), _) => Flow::Blocked,
+        (Some(Pte::Hwpoison(_)), _) => {
+            l.out = HWPOISON;
+            Flow::Return(Errno::Efault.ret())
+        }
         (Some(Pte::Swap(entry)), _) => Flow::Call(
             PathId::DoSwapPage,
             Locals {
@@ -462,16 +468,19 @@ impl Host {
         Some(pfn)
     }
 
-    /// Gives a page back that nobody maps.
+    /// Gives a page back that nobody maps. A poisoned one is nobody's from now on.
     pub(crate) fn drop_unmapped_page(&mut self, pfn: Pfn) {
         if self.has_flag(pfn, PageFlags::LRU) {
             self.resident -= 1;
         }
         let page = self.page_mut(pfn);
+        let poisoned = page.flags & PageFlags::HWPOISON;
         page.refcount = 0;
-        page.flags = PageFlags::empty();
+        page.flags = poisoned;
         page.mapping = PageMapping::None;
-        self.buddy.free(pfn);
+        if poisoned.is_empty() {
+            self.buddy.free(pfn);
+        }
     }
 
     /// `anon_vma_prepare`: anonymous pages may be mapped from now on.

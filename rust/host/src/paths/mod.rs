@@ -10,8 +10,10 @@ mod file_fault;
 mod fork;
 mod free;
 mod guest_access;
+mod hwpoison;
 mod ksm;
 mod madvise;
+mod migrate;
 mod mprotect;
 mod mte;
 mod notifier;
@@ -34,7 +36,8 @@ use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
 use crate::policy::{
-    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise,
+    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, MigrateCopy, Policy, RestoreAt, RestoreFlagged,
+    Sanitise,
 };
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
@@ -83,6 +86,13 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
+        PathId::DoMovePages => &migrate::DO_MOVE_PAGES,
+        PathId::MigratePages => match policy.migrate_copy {
+            MigrateCopy::First => &migrate::COPY_THEN_MOVE,
+            MigrateCopy::Last => &migrate::MOVE_THEN_COPY,
+        },
+        PathId::SoftOffline => &migrate::SOFT_OFFLINE,
+        PathId::MemoryFailure => &hwpoison::MEMORY_FAILURE,
         PathId::KsmDoScan => &ksm::KSM_DO_SCAN,
         PathId::TryToMergeWithKsmPage => &ksm::TRY_TO_MERGE_WITH_KSM_PAGE,
         PathId::WriteProtectPage => &ksm::WRITE_PROTECT_PAGE,
@@ -148,6 +158,8 @@ fn madvise_path(advice: Advice) -> PathId {
         Advice::Free => PathId::MadviseFree,
         Advice::Pageout => PathId::MadvisePageout,
         Advice::Remove => PathId::MadviseRemove,
+        Advice::SoftOffline => PathId::SoftOffline,
+        Advice::Hwpoison => PathId::MemoryFailure,
         Advice::Unmergeable => PathId::UnmergeKsmPages,
         Advice::PopulateRead | Advice::PopulateWrite => PathId::MadvisePopulate,
         _ => PathId::Nothing,
@@ -215,6 +227,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::Swapoff => (PathId::Swapoff, Locals::default()),
     }
