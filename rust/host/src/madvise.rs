@@ -108,6 +108,7 @@ impl Host {
         match advice {
             // can_madv_lru_vma; madvise_dontneed_free_valid_vma
             Advice::Cold | Advice::Pageout | Advice::Dontneed if pfnmap => Some(Errno::Einval),
+            Advice::Cold | Advice::Pageout if self.is_hugetlb(vma) => Some(Errno::Einval),
             Advice::Free if pfnmap || vma.backing != Backing::Anon => Some(Errno::Einval),
             Advice::PopulateRead | Advice::PopulateWrite => {
                 let need = if advice == Advice::PopulateWrite {
@@ -121,7 +122,7 @@ impl Host {
                 None => Some(Errno::Einval),
                 Some(_) if !shared => Some(Errno::Eacces),
                 Some(FileKind::Ramfs) => Some(Errno::Eopnotsupp),
-                Some(FileKind::Shmem | FileKind::Disk) => None,
+                Some(FileKind::Shmem | FileKind::Disk | FileKind::Hugetlb) => None,
             },
             Advice::Collapse => Some(Errno::Einval),
             _ => None,

@@ -9,6 +9,7 @@ mod file_fault;
 mod fork;
 mod free;
 mod guest_access;
+mod hugetlb;
 mod madvise;
 mod mprotect;
 mod mte;
@@ -81,6 +82,8 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
         PathId::DoWpPage => &fault::DO_WP_PAGE,
+        PathId::HugetlbNoPage => &hugetlb::HUGETLB_NO_PAGE,
+        PathId::HugetlbWp => &hugetlb::HUGETLB_WP,
         PathId::DoSwapPage => match policy.restore_at {
             RestoreAt::SetPte => &swap_in::DO_SWAP_PAGE_RESTORE_IN_SET_PTE,
             RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
