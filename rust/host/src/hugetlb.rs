@@ -66,14 +66,9 @@ impl Machine {
             pool.free.push(head);
             pool.total += 1;
         }
-        while pool.total > wanted && pool.unreserved() > 0 {
-            let head = pool.free.pop().expect("one is free");
-            pool.total -= 1;
-            for pfn in (head.0..head.0 + HPAGE_PAGES).map(Pfn) {
-                self.host.page_mut(pfn).flags = PageFlags::empty();
-                self.host.buddy.free(pfn);
-            }
-            return self.set_nr_hugepages(wanted);
+        let spare = pool.total.saturating_sub(wanted).min(pool.unreserved());
+        for _ in 0..spare {
+            self.host.free_pool_huge_page();
         }
         self.host.pool.total
     }
@@ -83,6 +78,16 @@ impl Host {
     /// `is_vm_hugetlb_page`.
     pub(crate) fn is_hugetlb(&self, vma: &Vma) -> bool {
         matches!(vma.backing, Backing::File(file) if self.file(file).kind == FileKind::Hugetlb)
+    }
+
+    /// A free huge page goes back to the page allocator.
+    fn free_pool_huge_page(&mut self) {
+        let Some(head) = self.pool.free.pop() else { return };
+        self.pool.total -= 1;
+        for pfn in (head.0..head.0 + HPAGE_PAGES).map(Pfn) {
+            self.page_mut(pfn).flags = PageFlags::empty();
+            self.buddy.free(pfn);
+        }
     }
 
     /// `hugetlb_reserve_pages` for a new mapping of a file of its own. -ENOMEM: the pool has too few left.

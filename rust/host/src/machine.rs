@@ -145,7 +145,7 @@ impl Machine {
             Backing::Hugetlb => (in_huge_pages(spec), HPAGE_SIZE),
             _ => (spec, PAGE_SIZE),
         };
-        if fixed.is_some_and(|va| va.0 % align != 0) {
+        if fixed.is_some_and(|va| !va.0.is_multiple_of(align)) {
             return Err(Errno::Einval);
         }
         if spec.prot.contains(Prot::MTE) && !self.host.mte_allowed(spec.backing) {
@@ -173,10 +173,18 @@ impl Machine {
     fn splits_no_huge_page(&self, mm: MmId, va: Va, pages: u64) -> Result<(), Errno> {
         let ends = [va, va + pages * PAGE_SIZE];
         let inside = |at: Va| {
-            let huge = self.host.mm(mm).vma(at).is_some_and(|(_, vma)| self.host.is_hugetlb(vma));
-            huge && at.0 % HPAGE_SIZE != 0
+            let huge = self
+                .host
+                .mm(mm)
+                .vma(at)
+                .is_some_and(|(_, vma)| self.host.is_hugetlb(vma));
+            huge && !at.0.is_multiple_of(HPAGE_SIZE)
         };
-        if ends.into_iter().any(inside) { Err(Errno::Einval) } else { Ok(()) }
+        if ends.into_iter().any(inside) {
+            Err(Errno::Einval)
+        } else {
+            Ok(())
+        }
     }
 
     /// `munmap`.
@@ -320,6 +328,14 @@ impl Machine {
             self.run(Op::Evict(mm, va));
         }
         Ok(self.pagemap(mm, va))
+    }
+
+    /// `ksmd` runs until nothing is left to merge; how many pages were.
+    pub fn ksm_run(&mut self) -> u64 {
+        match self.run(Op::KsmScan) {
+            OpResult::Value(merged) => merged,
+            other => unreachable!("a scan answers how many pages, not {other:?}"),
+        }
     }
 
     /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.

@@ -185,12 +185,20 @@ impl Host {
     }
 
     pub(crate) fn has_flag(&self, pfn: Pfn, flag: PageFlags) -> bool {
-        let pfn = if flag.intersects(PageFlags::OF_TAGS) { self.tag_flags_of(pfn) } else { pfn };
+        let pfn = if flag.intersects(PageFlags::OF_TAGS) {
+            self.tag_flags_of(pfn)
+        } else {
+            pfn
+        };
         self.page(pfn).flags.contains(flag)
     }
 
     pub(crate) fn set_flag(&mut self, pfn: Pfn, flag: PageFlags, on: bool) {
-        let pfn = if flag.intersects(PageFlags::OF_TAGS) { self.tag_flags_of(pfn) } else { pfn };
+        let pfn = if flag.intersects(PageFlags::OF_TAGS) {
+            self.tag_flags_of(pfn)
+        } else {
+            pfn
+        };
         self.page_mut(pfn).flags.set(flag, on);
     }
 
@@ -231,6 +239,7 @@ impl Host {
             Actor::Vcpu(VcpuId { vm: VmId(0), index }) => format!("vcpu{index}"),
             Actor::Vcpu(VcpuId { vm, index }) => format!("vm{}.vcpu{index}", vm.0),
             Actor::Reclaim => "kswapd".to_owned(),
+            Actor::Ksmd => "ksmd".to_owned(),
             Actor::Admin => "root".to_owned(),
             Actor::Debugger => "debugger".to_owned(),
         }

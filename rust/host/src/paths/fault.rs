@@ -367,6 +367,7 @@ fn set_wp_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if counted {
         host.page_mut(old).refcount -= 1;
         host.ledger_copied_on_write((l.mm, l.va));
+        host.ledger_unmerged(pfn, (l.mm, l.va));
     }
     l.from = counted.then_some(old);
     host.map_new_page(l, pfn);

@@ -92,9 +92,12 @@ fn alloc_hugetlb_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (_, vma) = vma_of(host, l);
     let shared = vma.flags.contains(VmFlags::SHARED);
     let (base, file, file_page) = (whole(l).va, l.file, l.file_page);
-    let mapping = |index| match shared {
-        true => PageMapping::File(file, file_page + index),
-        false => PageMapping::Anon(base + index * PAGE_SIZE),
+    let mapping = |index| {
+        if shared {
+            PageMapping::File(file, file_page + index)
+        } else {
+            PageMapping::Anon(base + index * PAGE_SIZE)
+        }
     };
     let Some(head) = host.alloc_hugetlb_folio(file, mapping) else {
         l.out = fault::BUS;

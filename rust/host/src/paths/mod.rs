@@ -10,6 +10,7 @@ mod fork;
 mod free;
 mod guest_access;
 mod hugetlb;
+mod ksm;
 mod madvise;
 mod mprotect;
 mod mte;
@@ -80,6 +81,11 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
+        PathId::KsmDoScan => &ksm::KSM_DO_SCAN,
+        PathId::TryToMergeWithKsmPage => &ksm::TRY_TO_MERGE_WITH_KSM_PAGE,
+        PathId::WriteProtectPage => &ksm::WRITE_PROTECT_PAGE,
+        PathId::ReplacePage => &ksm::REPLACE_PAGE,
+        PathId::UnmergeKsmPages => &ksm::UNMERGE_KSM_PAGES,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
         PathId::DoWpPage => &fault::DO_WP_PAGE,
         PathId::HugetlbNoPage => &hugetlb::HUGETLB_NO_PAGE,
@@ -140,6 +146,7 @@ fn madvise_path(advice: Advice) -> PathId {
         Advice::Free => PathId::MadviseFree,
         Advice::Pageout => PathId::MadvisePageout,
         Advice::Remove => PathId::MadviseRemove,
+        Advice::Unmergeable => PathId::UnmergeKsmPages,
         Advice::PopulateRead | Advice::PopulateWrite => PathId::MadvisePopulate,
         _ => PathId::Nothing,
     }
@@ -206,6 +213,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::Swapoff => (PathId::Swapoff, Locals::default()),
     }
 }

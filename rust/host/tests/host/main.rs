@@ -3,6 +3,9 @@
 mod common;
 mod disk_file;
 mod founding_thread;
+mod hugetlb;
+mod ksm;
 mod kvm;
 mod memory;
 mod random;
+mod registers;

@@ -114,6 +114,11 @@ impl Machine {
         self.with(py, |machine| Ok(machine.memcg_reclaim(pages)))
     }
 
+    /// `ksmd` runs until nothing is left to merge; how many pages were.
+    fn ksm_run(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |machine| Ok(machine.ksm_run()))
+    }
+
     /// `prctl(PR_SET_TAGGED_ADDR_CTRL)`: 'none', 'sync' or 'async'.
     fn set_tagged_addr_ctrl(&self, py: Python<'_>, mm: u32, tcf: &str) -> PyResult<()> {
         let tcf = match tcf {
