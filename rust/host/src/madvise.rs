@@ -121,6 +121,7 @@ impl Host {
         match advice {
             // can_madv_lru_vma; madvise_dontneed_free_valid_vma
             Advice::Cold | Advice::Pageout | Advice::Dontneed if pfnmap => Some(Errno::Einval),
+            Advice::Cold | Advice::Pageout if self.is_hugetlb(vma) => Some(Errno::Einval),
             Advice::Free if pfnmap || vma.backing != Backing::Anon => Some(Errno::Einval),
             Advice::PopulateRead | Advice::PopulateWrite => {
                 let need = if advice == Advice::PopulateWrite {
@@ -134,19 +135,21 @@ impl Host {
                 None => Some(Errno::Einval),
                 Some(_) if !shared => Some(Errno::Eacces),
                 Some(FileKind::Ramfs) => Some(Errno::Eopnotsupp),
-                Some(FileKind::Shmem | FileKind::Disk) => None,
+                Some(FileKind::Shmem | FileKind::Disk | FileKind::Hugetlb) => None,
             },
             Advice::Collapse => Some(Errno::Einval),
             _ => None,
         }
     }
 
-    /// `ksm_madvise`: only the flag; the scan does the rest. Shared and device memory is left alone without an error.
+    /// `ksm_madvise`: only the flag; the scan does the rest. Shared and device memory and huge pages are left alone without
+    /// an error.
     fn ksm_madvise(&mut self, mm: MmId, va: Va, pages: u64, on: bool) {
+        let hugetlb = self.mm(mm).vma(va).is_some_and(|(_, vma)| self.is_hugetlb(vma));
         let mm = self.mm_mut(mm);
         mm.split(va, pages);
         for (_, vma) in mm.vmas.range_mut(va.vpn()..va.vpn() + pages) {
-            let possible = !vma.flags.intersects(VmFlags::SHARED | VmFlags::PFNMAP);
+            let possible = !hugetlb && !vma.flags.intersects(VmFlags::SHARED | VmFlags::PFNMAP);
             vma.flags.set(VmFlags::MERGEABLE, on && possible);
         }
     }

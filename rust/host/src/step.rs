@@ -90,6 +90,8 @@ pub(crate) enum PathId {
     DoAnonymousPage,
     DoFault,
     DoWpPage,
+    HugetlbNoPage,
+    HugetlbWp,
     DoSwapPage,
     ShmemSwapinFolio,
     ShmemUndoRange,

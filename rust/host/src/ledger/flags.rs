@@ -57,8 +57,7 @@ impl Host {
 
     /// A Normal Write-Back stage-2 mapping of taggable memory was made for an MTE VM: is the page flagged (P4)?
     pub(super) fn ledger_mapped_flag(&mut self, vm: VmId, ipa: Ipa, pfn: Pfn, at: (MmId, Va)) {
-        let fit = PageFlags::MTE_TAGGED | PageFlags::RESERVED;
-        if !self.page(pfn).flags.intersects(fit) {
+        if !self.has_flag(pfn, PageFlags::MTE_TAGGED) && !self.has_flag(pfn, PageFlags::RESERVED) {
             let summary = format!(
                 "ipa {} of MTE VM {} is mapped Normal Write-Back to pfn {:#x}, whose PG_mte_tagged is clear",
                 ipa.page(),

@@ -38,6 +38,8 @@ impl Host {
             return private;
         }
         match self.mm(mm).vma(va) {
+            // A private mapping of huge pages never shows its file.
+            Some((_, vma)) if self.is_hugetlb(vma) && !vma.flags.contains(VmFlags::SHARED) => private,
             Some((start, vma)) if !write || vma.flags.contains(VmFlags::SHARED) => match vma.backing {
                 Backing::File(file) => Home::File(file, vma.offset + (va.vpn() - start)),
                 _ => private,
@@ -192,8 +194,7 @@ impl Host {
     fn tags_kept(&self, home: Home, content: ContentId) -> Option<(PageTags, String, Vec<Key>)> {
         let place = match home {
             Home::Private(mm, vpn) => match self.mm(mm).ptes.get(&vpn).copied() {
-                Some(Pte::Present { pfn, .. }) => Some(Cached::Page(pfn)),
-                Some(Pte::Migration { pfn, .. }) => Some(Cached::Page(pfn)),
+                Some(Pte::Present { pfn, .. } | Pte::Migration { pfn, .. }) => Some(Cached::Page(pfn)),
                 Some(Pte::Hwpoison(_)) => return None,
                 Some(Pte::Swap(entry)) => Some(Cached::Swap(entry)),
                 None => None,

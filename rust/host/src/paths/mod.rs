@@ -10,6 +10,7 @@ mod file_fault;
 mod fork;
 mod free;
 mod guest_access;
+mod hugetlb;
 mod hwpoison;
 mod ksm;
 mod madvise;
@@ -100,6 +101,8 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::UnmergeKsmPages => &ksm::UNMERGE_KSM_PAGES,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
         PathId::DoWpPage => &fault::DO_WP_PAGE,
+        PathId::HugetlbNoPage => &hugetlb::HUGETLB_NO_PAGE,
+        PathId::HugetlbWp => &hugetlb::HUGETLB_WP,
         PathId::DoSwapPage => match policy.restore_at {
             RestoreAt::SetPte => &swap_in::DO_SWAP_PAGE_RESTORE_IN_SET_PTE,
             RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,

@@ -3,7 +3,10 @@
 mod common;
 mod disk_file;
 mod founding_thread;
+mod hugetlb;
 mod ksm;
 mod kvm;
 mod memory;
+mod migrate;
 mod random;
+mod registers;

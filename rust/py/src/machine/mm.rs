@@ -104,9 +104,22 @@ impl Machine {
         })
     }
 
+    /// Writes `/proc/sys/vm/nr_hugepages`; how many huge pages of 2 MiB there are then.
+    fn set_nr_hugepages(&self, py: Python<'_>, pages: u64) -> PyResult<u64> {
+        self.with(py, |machine| Ok(machine.set_nr_hugepages(pages)))
+    }
+
     /// `memory.reclaim` of the control group; how many pages went.
     fn memcg_reclaim(&self, py: Python<'_>, pages: u64) -> PyResult<u64> {
         self.with(py, |machine| Ok(machine.memcg_reclaim(pages)))
+    }
+
+    /// `move_pages` of one page.
+    fn migrate(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<()> {
+        self.with(py, |machine| {
+            let moved = machine.migrate_page(MmId(mm), Va(address));
+            moved.map_err(Refusal::of("move_pages"))
+        })
     }
 
     /// `ksmd` runs until nothing is left to merge; how many pages were.
@@ -249,8 +262,9 @@ pub(crate) fn map_spec(
         ("file", Some(file)) => Backing::File(FileId(file)),
         ("zone-device", None) => Backing::ZoneDevice,
         ("mmio", None) => Backing::Mmio,
+        ("hugetlb", None) => Backing::Hugetlb,
         (other, _) => {
-            let expected = "'anon', 'zone-device' or 'mmio', or 'file' with a file";
+            let expected = "'anon', 'hugetlb', 'zone-device' or 'mmio', or 'file' with a file";
             return Err(unknown("backing", other, expected));
         }
     };
