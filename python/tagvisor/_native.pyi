@@ -1,7 +1,7 @@
 # The compiled half of tagvisor, rust/py. Checked against the module itself by mypy.stubtest.
 # Nothing in it checks ranges beyond what keeps it sound: use the classes of tagvisor.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self, TypeAlias, final
 
 import numpy as np

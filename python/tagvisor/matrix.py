@@ -339,7 +339,10 @@ def judge(sequence: Sequence, policy: Policy) -> Cell:
 
 
 def rows() -> list[Row]:
-    """Every value of K1 and K18, every pair of K22 and K23, on one kernel; then the profiles."""
+    """Every value of K1 and K18, every pair of K22 and K23, on one kernel; then the profiles.
+
+    Of the profiles those whose KVM has MTE for guests.
+    """
     base = linux(BASE)
     values = {knob.id: [value.name for value in knob.values] for knob in knobs()}
     found = []
@@ -352,7 +355,11 @@ def rows() -> list[Row]:
             found.append(Row(" x ".join(varied), label, base.replace(**chosen), note))
     return [
         *found,
-        *(Row("profiles", known.name, profile(known.name), known.summary) for known in profiles()),
+        *(
+            Row("profiles", known.name, profile(known.name), known.summary)
+            for known in profiles()
+            if profile(known.name).knobs["cap_arm_mte"] == "present"
+        ),
     ]
 
 

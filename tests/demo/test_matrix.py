@@ -30,7 +30,7 @@ def test_it_has_every_value_of_the_knobs_and_every_profile() -> None:
         *(f"K1={value}" for value in values["K1"]),
         *(f"K18={value}" for value in values["K18"]),
         *(f"K22={what} K23={where}" for what in values["K22"] for where in values["K23"]),
-        *(profile.name for profile in tv.profiles()),
+        *(p.name for p in tv.profiles() if p.name not in {"linux-5.10", "linux-5.13"}),
     ]
 
 
