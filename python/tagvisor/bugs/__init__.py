@@ -43,7 +43,9 @@ def _number(row: Bug | LeftOut) -> tuple[bool, str]:
 
 
 CATALOGUE: tuple[Bug, ...] = tuple(
-    sorted((*kvm.ROWS, *copy_tags.ROWS, *host_flag.ROWS, *host_swap.ROWS, *metadata.ROWS), key=_number)
+    sorted(
+        (*kvm.ROWS, *copy_tags.ROWS, *host_flag.ROWS, *host_swap.ROWS, *metadata.ROWS), key=_number
+    )
 )
 """Every row that runs or will, in the order of their numbers."""
 
