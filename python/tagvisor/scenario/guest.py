@@ -35,7 +35,23 @@ PAGE_SIZE = 4096
 AGENT_SLOT = 0
 AGENT_IPA = 0x4000_0000
 AGENT_PAGES = 16
+AGENT_TABLE = AGENT_IPA + 0x1000
 AGENT_CODE = AGENT_IPA + 0x2000
+
+# The agent's stage 1: one table of 1 GiB blocks, 39 bits of address. Attributes of MAIR_EL1: 0 is
+# Normal Tagged, 1 is Normal, 2 is Device.
+TABLE_ENTRIES = 512
+BLOCK = 1 << 10 | 3 << 8 | 1  # AF, inner shareable, a block
+TAGGED, UNTAGGED, DEVICE = (attr << 2 for attr in (0, 1, 2))
+NEVER_EXECUTE = 3 << 53
+STAGE1 = (
+    ("MAIR_EL1", 0xFFF0),
+    ("TCR_EL1", 0x0022_0080_3519),  # T0SZ 25, EPD1, 40 bits out, TBI0
+    ("TTBR0_EL1", AGENT_TABLE),
+)
+SCTLR_SET = 0x1005  # I, C, M
+SCTLR_TAGS = 1 << 43 | 1 << 40  # ATA, TCF sync
+SCTLR_TAGS_MASK = 0xF << 40 | 3 << 38  # TCF0, TCF, ATA0, ATA
 
 NO_VCPU = -9
 START_FAILED = -1
@@ -125,7 +141,15 @@ class GuestRoom:
             memory = self.process.mmap(AGENT_PAGES)
             for page in range(AGENT_PAGES):
                 machine.user_store(mm, memory.address + page * PAGE_SIZE, 8, 0)
+            for entry in range(TABLE_ENTRIES):
+                at = memory.address + AGENT_TABLE - AGENT_IPA + 8 * entry
+                machine.user_store(mm, at, 8, _block(entry))
             vm.add_memslot(AGENT_IPA, memory, slot=AGENT_SLOT)
+            for name, value in STAGE1:
+                machine.vcpu_set_reg(vm.id, vcpu.index, name, value)
+            sctlr = machine.vcpu_get_reg(vm.id, vcpu.index, "SCTLR_EL1") & ~SCTLR_TAGS_MASK
+            sctlr |= SCTLR_SET | SCTLR_TAGS
+            machine.vcpu_set_reg(vm.id, vcpu.index, "SCTLR_EL1", sctlr)
             vcpu.load(AGENT_CODE)
         except (LinuxError, GuestException, GuestExit):
             return START_FAILED
@@ -208,9 +232,8 @@ class GuestRoom:
             case "ldgpage":
                 return {"gtags": tag_string(vcpu.page_tags(pointer))}
             case "sctlr" | "gmid" | "pfr1" | "gcr":
-                value = self.process.machine.vcpu_get_reg(
-                    vcpu.vm.id, vcpu.index, REGISTERS[command.op]
-                )
+                name = REGISTERS[command.op]
+                value = self.process.machine.guest_mrs(vcpu.vm.id, vcpu.index, name)
             case "tlbi":
                 pass  # the vCPU's TLB keeps nothing that a guest could see stale
             case "cigvac" | "ivac" | "igvac":
@@ -221,6 +244,13 @@ class GuestRoom:
                 message = f"no way to execute {command!r}"
                 raise AssertionError(message)
         return {"v": f"{value:x}"}
+
+
+def _block(entry: int) -> int:
+    """Entry of the agent's table: identity, but that the third GiB is the second one, untagged."""
+    kinds = {0: DEVICE | NEVER_EXECUTE, 2: UNTAGGED}
+    output = 1 if entry == 2 else entry  # noqa: PLR2004 - the third GiB
+    return output << 30 | BLOCK | kinds.get(entry, TAGGED)
 
 
 def _tried(call: Callable[[], None]) -> str:

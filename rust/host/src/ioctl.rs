@@ -5,8 +5,7 @@
 //!
 //! **Keeps**: an ioctl that is refused changes nothing; a VM that was destroyed answers -EBADF to all of them.
 
-use tagvisor_arch::{Cpu, Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, RgsrEl1, Tag, Va};
-use tagvisor_mem::MicroTlb;
+use tagvisor_arch::{Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, Tag, Va};
 
 use crate::errno::Errno;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
@@ -49,6 +48,8 @@ pub struct CopyTags {
 pub enum GuestExit {
     /// It took an exception to EL1.
     Exception(Fault),
+    /// It took an UNDEFINED exception to EL1.
+    Undefined,
     /// `KVM_RUN` failed.
     Errno(Errno),
     /// `KVM_EXIT_MMIO`.
@@ -113,15 +114,36 @@ impl Machine {
         let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
         let kvm = self.host.vm_mut(vm);
         let index = kvm.vcpus.len() as u32;
-        let cpu = Cpu {
-            rgsr: RgsrEl1::new().with_seed((seed + u64::from(index)) as u16),
-            ..Cpu::with_sync_checks(1, kvm.mte)
-        };
-        kvm.vcpus.push(Vcpu {
-            cpu,
-            tlb: MicroTlb::new(tlb_bits),
-        });
+        let seed = (seed + u64::from(index)) as u16;
+        let vcpu = Vcpu::new(kvm.mte, kvm.stage2, tlb_bits, seed);
+        kvm.vcpus.push(vcpu);
         Ok(VcpuId { vm, index })
+    }
+
+    /// `KVM_GET_ONE_REG` by the register's architectural name. -ENOENT: the VM has no such register.
+    pub fn vcpu_get_reg(&self, vcpu: VcpuId, name: &str) -> Result<u64, Errno> {
+        self.open_vm(vcpu.vm)?;
+        self.host.vcpu(vcpu).get_one_reg(name, self.host.vm(vcpu.vm).mte)
+    }
+
+    /// `KVM_SET_ONE_REG`. With `SCTLR_EL1.M` set the guest's stage 1 is walked in guest memory. -ENOENT: the VM has no such
+    /// register; -EINVAL: it cannot be changed.
+    pub fn vcpu_set_reg(&mut self, vcpu: VcpuId, name: &str, value: u64) -> Result<(), Errno> {
+        self.open_vm(vcpu.vm)?;
+        let mte = self.host.vm(vcpu.vm).mte;
+        self.host.vcpu_mut(vcpu).set_one_reg(name, mte, value)
+    }
+
+    /// `MRS` at the guest's EL1.
+    pub fn guest_mrs(&mut self, vcpu: VcpuId, name: &str) -> Result<u64, GuestExit> {
+        self.open_vm(vcpu.vm).map_err(GuestExit::Errno)?;
+        self.origin(Actor::Vcpu(vcpu), "guest");
+        let (mte, off) = (self.host.vm(vcpu.vm).mte, self.host.policy.mte_off_trap);
+        let value = self.host.vcpu(vcpu).mrs(name, mte, off).ok_or(GuestExit::Undefined)?;
+        if name == "GMID_EL1" {
+            self.host.ledger_guest_register(vcpu, name);
+        }
+        Ok(value)
     }
 
     /// `GCR_EL1.Exclude` of a vCPU.

@@ -188,9 +188,16 @@ fn user_signal(signal: Signal) -> PyErr {
     UserSignal::new_err((name, code, signal.addr().0, signal.describe()))
 }
 
+/// `ESR_EL1` of an exception of unknown reason: EC 0, IL set.
+const UNKNOWN_REASON: u64 = 1 << 25;
+
 fn guest_exit(exit: Exit) -> PyErr {
     match exit {
         Exit::Exception(fault) => guest_exception(&fault, GUEST_EL),
+        Exit::Undefined => {
+            let text = "an UNDEFINED instruction";
+            GuestException::new_err((UNKNOWN_REASON, 0, 0, "undefined", text))
+        }
         Exit::Errno(errno) => GuestExit::new_err((None::<()>, errno.name())),
         Exit::Mmio { write, ipa, len, value } => GuestExit::new_err(((write, ipa.0, len, value), None::<&str>)),
     }

@@ -1,6 +1,6 @@
 //! The dirty log of a memslot.
 //!
-//! **Models** `mark_page_dirty_in_slot`, `kvm_mmu_wp_memory_region` and `KVM_GET_DIRTY_LOG` (virt/kvm/kvm_main.c,
+//! **Models** `mark_page_dirty_in_slot`, `kvm_mmu_wp_memory_region` and `KVM_GET_DIRTY_LOG` (`virt/kvm/kvm_main.c`,
 //! arch/arm64/kvm/mmu.c): while a slot logs, pages are mapped writable only by a write fault, which marks them; reading
 //! the log clears it and write-protects what it showed. **Leaves out** the dirty ring, `KVM_CLEAR_DIRTY_LOG`.
 //!

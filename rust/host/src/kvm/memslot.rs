@@ -1,6 +1,6 @@
 //! Memslots.
 //!
-//! **Models** `kvm_set_memory_region` (virt/kvm/kvm_main.c): create, delete, move, change of flags, with the checks of
+//! **Models** `kvm_set_memory_region` (`virt/kvm/kvm_main.c)`: create, delete, move, change of flags, with the checks of
 //! `kvm_arch_prepare_memory_region` (arch/arm64/kvm/mmu.c) that K21 to K23 decide. **Leaves out** address spaces, memory
 //! attributes.
 //!

@@ -2,19 +2,20 @@
 //!
 //! **Models** `struct kvm` with `mmu_lock`, the notifier sequence, `KVM_CAP_ARM_MTE` and vCPUs with a TLB each; memslots
 //! are in [`memslot`], their dirty logs in [`dirty_log`], the tables in [`stage2`]. **Leaves out** VGIC, timers, register
-//! state other than what tags and translation need.
+//! state other than what tags and translation need ([`vcpu`]).
 //!
 //! **Keeps**: whatever unmaps a page from stage 2 invalidates it in every vCPU's TLB before it returns.
 
 mod dirty_log;
 mod memslot;
 mod stage2;
+mod vcpu;
 
 use std::collections::BTreeMap;
 
 use tagvisor_arch::walk::Stage2;
-use tagvisor_arch::{Controls, Cpu, Features, Gfn, HcrEl2, PAGE_SIZE, Pfn, SysRegs, TcrEl1, Va, VtcrEl2, VttbrEl2};
-use tagvisor_mem::{MicroTlb, PhysMem};
+use tagvisor_arch::{Gfn, PAGE_SIZE, Pfn, Va, VtcrEl2, VttbrEl2};
+use tagvisor_mem::PhysMem;
 
 use crate::buddy::Buddy;
 use crate::ids::{MmId, VmId};
@@ -22,18 +23,12 @@ use crate::mm::RwLock;
 use crate::state::Host;
 
 pub use memslot::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
+pub(crate) use vcpu::Vcpu;
 
 /// Default IPA size of a KVM VM, in bits.
 const IPA_BITS: u8 = 40;
 /// Pages of the concatenated start-level table for a 40-bit IPA: 2 x 512 GiB.
 const ROOT_PAGES: u64 = 2;
-
-/// A vCPU: the registers tags need, and its TLB.
-#[derive(Clone, Debug)]
-pub(crate) struct Vcpu {
-    pub(crate) cpu: Cpu,
-    pub(crate) tlb: MicroTlb,
-}
 
 /// `struct kvm`.
 #[derive(Clone, Debug)]
@@ -48,9 +43,7 @@ pub(crate) struct Kvm {
     pub(crate) mmu_invalidate_seq: u64,
     pub(crate) mmu_invalidate_in_progress: u32,
     pub(crate) slots_lock: bool,
-    /// What the VM's registers make of translation: they never change.
-    pub(crate) controls: Controls,
-    stage2: Stage2,
+    pub(crate) stage2: Stage2,
     root: Pfn,
     tables: Vec<Pfn>,
 }
@@ -60,7 +53,7 @@ impl std::hash::Hash for Kvm {
         (self.alive, self.mte, &self.slots, &self.tables, self.slots_lock).hash(state);
         (self.mmu_lock, self.mmu_invalidate_seq, self.mmu_invalidate_in_progress).hash(state);
         for vcpu in &self.vcpus {
-            vcpu.cpu.hash(state);
+            vcpu.hash_registers(state);
         }
     }
 }
@@ -75,7 +68,6 @@ impl Kvm {
         Some(Self {
             mm,
             alive: true,
-            controls: controls(stage2),
             stage2,
             mte: false,
             slots: BTreeMap::new(),
@@ -114,18 +106,6 @@ fn stage2_regime(root: Pfn, id: VmId) -> Stage2 {
         .with_ha(true);
     let vttbr = VttbrEl2::for_table(root.base(), id.0 as u16 + 1);
     Stage2 { vtcr, vttbr }
-}
-
-/// Translation of a guest whose stage 1 is off and Tagged, with top-byte-ignore in both halves.
-fn controls(Stage2 { vtcr, vttbr }: Stage2) -> Controls {
-    let sys = SysRegs {
-        tcr_el1: TcrEl1::new().with_tbi0(true).with_tbi1(true),
-        hcr_el2: HcrEl2::new().with_vm(true).with_dc(true).with_dct(true),
-        vtcr_el2: vtcr,
-        vttbr_el2: vttbr,
-        ..SysRegs::default()
-    };
-    Controls::new(&sys, Features::default())
 }
 
 impl Host {

@@ -1,13 +1,16 @@
 //! A guest's instruction.
 //!
 //! **Models** what happens around the instruction itself (whose semantics are `tagvisor-arch`'s): a guest instruction that
-//! faults at stage 2 exits to KVM and runs again. One attempt of an instruction is one atomic step. **Leaves out** stage 1
-//! of the guest (the identity map, Normal Tagged, as with `HCR_EL2.{DC,DCT}`), asynchronous tag checks.
+//! faults at stage 2 exits to KVM and runs again. One attempt of an instruction is one atomic step. A guest that turned its
+//! stage 1 on is translated through its own tables, which lie in guest memory. **Leaves out** what a guest's exception
+//! handler does.
 //!
 //! **Keeps**: an instruction either completes or has no effect.
 
+use std::cell::Cell;
+
 use tagvisor_arch::{
-    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, Ipa, MemTag, Stage, Translated, Translation, Untraced, Va, insn,
+    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, MemTag, Stage, Translated, Translation, Untraced, Va, insn,
     translate,
 };
 use tagvisor_mem::{MicroTlbEntry, TlbFlags};
@@ -38,16 +41,16 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         unreachable!("guest accesses are entered for Op::Guest only")
     };
     let mut cpu = host.vcpu(vcpu).cpu.clone();
-    let outcome = run_guest_op(
-        &mut cpu,
-        &mut Watched::new(host, GuestRegime(vcpu), Actor::Vcpu(vcpu)),
-        op,
-    );
+    let regime = GuestRegime {
+        vcpu,
+        owner: Cell::new(None),
+    };
+    let outcome = run_guest_op(&mut cpu, &mut Watched::new(host, &regime, Actor::Vcpu(vcpu)), op);
     host.vcpu_mut(vcpu).cpu = cpu;
     match outcome {
         Ok(value) => {
             if host.log.enabled {
-                host.note_guest_access(vcpu, op, value);
+                host.note_guest_access(regime.owner.get(), op, value);
             }
             io.result = OpResult::Value(value);
             Flow::Return(0)
@@ -89,7 +92,7 @@ fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 }
 
 /// The instruction, over the machine as this vCPU sees it.
-fn run_guest_op(cpu: &mut Cpu, mmu: &mut Watched<'_, GuestRegime>, op: GuestOp) -> Result<u64, Fault> {
+fn run_guest_op(cpu: &mut Cpu, mmu: &mut Watched<'_, &GuestRegime>, op: GuestOp) -> Result<u64, Fault> {
     let access = |write| if write { Access::Write } else { Access::Read };
     Ok(match op {
         GuestOp::Ldg { ptr } => insn::ldg(cpu, mmu, ptr)?.get().into(),
@@ -112,18 +115,23 @@ fn run_guest_op(cpu: &mut Cpu, mmu: &mut Watched<'_, GuestRegime>, op: GuestOp) 
     })
 }
 
-/// Memory as a vCPU sees it: stage 1 is the identity, stage 2 is walked in emulated memory.
-struct GuestRegime(VcpuId);
+/// Memory as a vCPU sees it: both stages are walked in emulated memory.
+struct GuestRegime {
+    vcpu: VcpuId,
+    /// Whose the page is that was translated last.
+    owner: Cell<Owner>,
+}
 
-impl Regime for GuestRegime {
+impl Regime for &GuestRegime {
     fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault> {
-        let vm = self.0.vm;
-        let controls = &host.vms[vm.0 as usize].controls;
+        let VcpuId { vm, index } = self.vcpu;
+        let controls = host.vms[vm.0 as usize].vcpus[index as usize].controls();
         let found = translate(&mut host.mem, controls, ptr, access, &mut Untraced)?;
-        host.tlb_fill(self.0, ptr, &found);
+        host.tlb_fill(self.vcpu, ptr, &found);
         let kvm = host.vm(vm);
         let gfn = found.ipa.gfn();
         let owner = kvm.memslot(gfn).map(|slot| (kvm.mm, slot.hva(gfn)));
+        self.owner.set(owner);
         let tags = found.attrs.tags;
         Ok((Translation { pa: found.pa, tags }, owner))
     }
@@ -139,7 +147,8 @@ impl Host {
     }
 
     fn tlb_fill(&mut self, vcpu: VcpuId, ptr: Va, found: &Translated) {
-        if self.tlb_bits == 0 {
+        // A guest that changes its own tables owes a TLBI this TLB would not see.
+        if self.tlb_bits == 0 || self.vcpu(vcpu).has_stage1() {
             return;
         }
         let pfn = found.pa.pfn();
@@ -159,37 +168,32 @@ impl Host {
         self.vcpu_mut(vcpu).tlb.fill(entry);
     }
 
-    fn note_guest_access(&mut self, vcpu: VcpuId, op: GuestOp, value: u64) {
-        let kvm = self.vm(vcpu.vm);
-        let (text, ptr) = describe_guest(op, value);
-        let Some(ptr) = ptr else { return };
-        let gfn = Ipa(ptr.untagged().0).gfn();
-        let Some(at) = kvm.memslot(gfn).map(|slot| (kvm.mm, slot.hva(gfn))) else {
-            return;
-        };
-        self.log_push(&[Key::page(at.0, at.1)], text);
+    fn note_guest_access(&mut self, owner: Owner, op: GuestOp, value: u64) {
+        if let (Some((mm, va)), Some(text)) = (owner, describe_guest(op, value)) {
+            self.log_push(&[Key::page(mm, va)], text);
+        }
     }
 }
 
-/// The instruction in words; register forms and probes have no line.
-fn describe_guest(op: GuestOp, value: u64) -> (String, Option<Va>) {
-    match op {
-        GuestOp::Ldg { ptr } => (format!("LDG {ptr} -> tag {value:x}"), Some(ptr)),
-        GuestOp::Stg { ptr, tag } => (format!("STG {ptr}, tag {tag}"), Some(ptr)),
-        GuestOp::St2g { ptr, tag } => (format!("ST2G {ptr}, tag {tag}"), Some(ptr)),
-        GuestOp::Stzg { ptr, tag } => (format!("STZG {ptr}, tag {tag}"), Some(ptr)),
-        GuestOp::Load { ptr, .. } => (format!("load {ptr} -> {value:#x}"), Some(ptr)),
-        GuestOp::Store { ptr, value, .. } => (format!("store {value:#x} to {ptr}"), Some(ptr)),
-        GuestOp::Ldgm { ptr } => (format!("LDGM {ptr} -> {value:#x}"), Some(ptr)),
-        GuestOp::Stgm { ptr, bits } => (format!("STGM {ptr}, {bits:#x}"), Some(ptr)),
-        GuestOp::DcGva { ptr, tag } => (format!("DC GVA {ptr}, tag {tag}"), Some(ptr)),
-        GuestOp::DcGzva { ptr, tag } => (format!("DC GZVA {ptr}, tag {tag}"), Some(ptr)),
-        GuestOp::DcZva { ptr } => (format!("DC ZVA {ptr}"), Some(ptr)),
+/// The instruction in words; register forms and probes have none.
+fn describe_guest(op: GuestOp, value: u64) -> Option<String> {
+    Some(match op {
+        GuestOp::Ldg { ptr } => format!("LDG {ptr} -> tag {value:x}"),
+        GuestOp::Stg { ptr, tag } => format!("STG {ptr}, tag {tag}"),
+        GuestOp::St2g { ptr, tag } => format!("ST2G {ptr}, tag {tag}"),
+        GuestOp::Stzg { ptr, tag } => format!("STZG {ptr}, tag {tag}"),
+        GuestOp::Load { ptr, .. } => format!("load {ptr} -> {value:#x}"),
+        GuestOp::Store { ptr, value, .. } => format!("store {value:#x} to {ptr}"),
+        GuestOp::Ldgm { ptr } => format!("LDGM {ptr} -> {value:#x}"),
+        GuestOp::Stgm { ptr, bits } => format!("STGM {ptr}, {bits:#x}"),
+        GuestOp::DcGva { ptr, tag } => format!("DC GVA {ptr}, tag {tag}"),
+        GuestOp::DcGzva { ptr, tag } => format!("DC GZVA {ptr}, tag {tag}"),
+        GuestOp::DcZva { ptr } => format!("DC ZVA {ptr}"),
         GuestOp::Irg { .. }
         | GuestOp::Addg { .. }
         | GuestOp::Subg { .. }
         | GuestOp::Gmi { .. }
         | GuestOp::Subp { .. }
-        | GuestOp::Probe { .. } => (String::new(), None),
-    }
+        | GuestOp::Probe { .. } => return None,
+    })
 }

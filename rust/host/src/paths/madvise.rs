@@ -257,7 +257,7 @@ fn populated(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     let present = matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { write, .. }) if write || !l.write);
     if present {
-        l.va = l.va + PAGE_SIZE;
+        l.va += PAGE_SIZE;
     }
     if l.va == l.end {
         Flow::Next

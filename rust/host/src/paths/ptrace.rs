@@ -122,7 +122,7 @@ fn copy_tags(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         if l.write { "written" } else { "read" }
     );
     l.index += count;
-    l.va = l.va + u64::from(count) * GRANULE_SIZE;
+    l.va += u64::from(count) * GRANULE_SIZE;
     Flow::Next
 }
 
