@@ -80,6 +80,7 @@ pub(crate) enum PathId {
     UserAccess,
     KvmHandleGuestAbort,
     UserMemAbort,
+    GmemAbort,
     SanitiseMteTags,
     GetUserPages,
     HandleMmFault,
