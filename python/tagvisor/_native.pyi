@@ -1,7 +1,7 @@
 # The compiled half of tagvisor, rust/py. Checked against the module itself by mypy.stubtest.
 # Nothing in it checks ranges beyond what keeps it sound: use the classes of tagvisor.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Self, TypeAlias, final
 
 import numpy as np
@@ -127,6 +127,18 @@ class Machine:
         self, vm: int, ipa: int, length: int, flags: int, reserved: tuple[int, int], buf: _Tags
     ) -> int: ...
     # Instructions of a guest.
+    def create_guest_memfd(self, vm: int, pages: int) -> int: ...
+    def set_user_memory_region2(
+        self,
+        vm: int,
+        slot: int,
+        ipa: int,
+        address: int,
+        pages: int,
+        flags: int,
+        file: int,
+        first: int,
+    ) -> None: ...
     def get_dirty_log(self, vm: int, slot: int) -> bytes: ...
     def vcpu_get_reg(self, vm: int, vcpu: int, name: str) -> int: ...
     def vcpu_set_reg(self, vm: int, vcpu: int, name: str, value: int) -> None: ...

@@ -86,6 +86,23 @@ def remapped_to_pmem(host: Host) -> None:
     remapped(host, ops.mmap(ram, backing="zone-device", shared=True), ram, vm)
 
 
+def guest_memfd(host: Host) -> None:
+    """A guest reads the tags of memory that no mapping of the VMM stands behind."""
+    other = host.process("other")
+    other.mmap(1, mte=True).page(0).stg(0, 5)
+    other.exit()
+    vm = host.process().create_vm(mte=True)
+    vm.add_memslot(IPA, vm.create_guest_memfd(1))
+    vm.vcpu().ldg(IPA)
+
+
+def register_without_mte(host: Host) -> None:
+    """A guest without MTE asks how large a tag block is."""
+    vm = host.process().create_vm()
+    cpu = vm.vcpu()
+    vm.machine.guest_mrs(*cpu.ids(), "GMID_EL1")
+
+
 def shared_page(host: Host) -> Actors:
     """A guest of one VMM and another process have a page that is not flagged."""
     vmm = host.process()
@@ -193,6 +210,41 @@ ROWS = (
         script=remapped_to_pmem,
         refused="EFAULT",
         derived=True,
+    ),
+    Bug(
+        id="B40",
+        title="guest_memfd memory is mapped without its tags being initialised",
+        property="P2",
+        broken="linux-6.18",
+        fixed_in="linux-7.2",
+        kind="sequential",
+        knobs=("K30",),
+        source="mappable guest_memfd on arm64 (v6.18); 679d7201c1f0 (v7.2)",
+        story=(
+            "A memslot of an MTE VM is a guest_memfd: no VMA is there to be looked at.",
+            "The guest touches it: gmem_abort takes a page of the file and maps it.",
+            "Nothing on that path calls sanitise_mte_tags: PG_mte_tagged is clear (P4).",
+            "The guest reads the tags of whoever had the frame before.",
+        ),
+        script=guest_memfd,
+        refused="EINVAL",
+    ),
+    Bug(
+        id="B41",
+        title="a guest without MTE discovers it by a register that is not trapped",
+        property="P9",
+        broken="linux-6.18",
+        fixed_in="linux-7.0",
+        kind="sequential",
+        knobs=("K31",),
+        source="c103c2dfe497, f35abcbb8a08, 5ee8ad69da07, 230b080623fe (v7.0)",
+        story=(
+            "A VM has no MTE: its ID registers say so, tag registers are undefined.",
+            "The guest reads GMID_EL1: HCR_EL2.TID5 is clear, so nothing traps it.",
+            "The answer tells that the CPU has MTE.",
+        ),
+        script=register_without_mte,
+        refused="an UNDEFINED instruction",
     ),
     Bug(
         id="B46",

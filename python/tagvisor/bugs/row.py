@@ -74,7 +74,7 @@ class Bug:
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :class:`tagvisor.Host` that differ from the catalogue's small machine."""
     refused: str = ""
-    """The errno or signal code by which the mended kernel ends the script, if it does."""
+    """How the mended kernel ends the script, if it does: errno, signal code, guest exception."""
     waiting: str = ""
     """What the model lacks to run it; empty for a row that runs."""
     derived: bool = False
