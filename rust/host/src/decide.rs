@@ -70,6 +70,8 @@ const fn is_event(path: PathId) -> bool {
             | PathId::MadvisePageout
             | PathId::MadviseRemove
             | PathId::MadvisePopulate
+            | PathId::KsmDoScan
+            | PathId::UnmergeKsmPages
             | PathId::ShmemUndoRange
             | PathId::DupMm
             | PathId::ExitMmap

@@ -24,6 +24,8 @@ pub enum FileKind {
     Shmem,
     /// ramfs: page cache without backing store, unevictable, without tags.
     Ramfs,
+    /// Behind `MAP_HUGETLB`: huge pages of the pool, unevictable (K32 says whether they may have tags).
+    Hugetlb,
     /// On a disk: its pages are written back and dropped under pressure, without their tags (why `VM_MTE_ALLOWED` exists).
     Disk,
     /// `guest_memfd`: a guest's memory without a mapping of the VMM; unevictable, of fixed size.

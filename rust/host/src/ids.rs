@@ -30,6 +30,8 @@ pub enum Actor {
     Vcpu(VcpuId),
     /// Page reclaim.
     Reclaim,
+    /// `ksmd`, which merges pages.
+    Ksmd,
     /// An administrator's command (swapoff, ftruncate).
     Admin,
     /// A debugger that looks into a process (ptrace).

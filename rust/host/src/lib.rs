@@ -20,6 +20,7 @@ mod decide;
 mod errno;
 mod file;
 mod hits;
+mod hugetlb;
 mod ids;
 mod ioctl;
 mod kvm;

@@ -5,11 +5,12 @@
 //!
 //! **Keeps**: an operation that is refused changes nothing; after each one no task is under way, so the ledger may look.
 
-use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PageTags, Pfn, Tag, Tcf, Va};
+use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PAGE_SIZE, PageTags, Pfn, Tag, Tcf, Va};
 
 use crate::config::{Config, ConfigError};
 use crate::errno::{Errno, Signal};
 use crate::file::{FileId, FileKind};
+use crate::hugetlb::{HPAGE_SIZE, in_huge_pages};
 use crate::ids::{Actor, MmId};
 use crate::log::{Origin, StepLine};
 use crate::madvise::Advice;
@@ -149,6 +150,13 @@ impl Machine {
             return Err(Errno::Einval);
         }
         // Refused before anything is unmapped: an error changes nothing.
+        let (spec, align) = match spec.backing {
+            Backing::Hugetlb => (in_huge_pages(spec), HPAGE_SIZE),
+            _ => (spec, PAGE_SIZE),
+        };
+        if fixed.is_some_and(|va| !va.0.is_multiple_of(align)) {
+            return Err(Errno::Einval);
+        }
         if spec.prot.contains(Prot::MTE) && !self.host.mte_allowed(spec.backing) {
             return Err(Errno::Einval);
         }
@@ -159,7 +167,7 @@ impl Machine {
             self.syscall(Op::Replace(mm, va, spec))?;
             return Ok(va);
         }
-        let va = self.host.mm_mut(mm).unmapped_area(spec.pages);
+        let va = self.host.mm_mut(mm).unmapped_area(spec.pages, align);
         self.origin(Actor::Process(mm), "mmap");
         self.host.mmap_region(mm, va, spec)?;
         Ok(va)
@@ -170,15 +178,35 @@ impl Machine {
         if ok { Ok(()) } else { Err(Errno::Einval) }
     }
 
+    /// `hugetlb_vm_op_split`: -EINVAL for a mapping that would end inside a huge page.
+    fn splits_no_huge_page(&self, mm: MmId, va: Va, pages: u64) -> Result<(), Errno> {
+        let ends = [va, va + pages * PAGE_SIZE];
+        let inside = |at: Va| {
+            let huge = self
+                .host
+                .mm(mm)
+                .vma(at)
+                .is_some_and(|(_, vma)| self.host.is_hugetlb(vma));
+            huge && !at.0.is_multiple_of(HPAGE_SIZE)
+        };
+        if ends.into_iter().any(inside) {
+            Err(Errno::Einval)
+        } else {
+            Ok(())
+        }
+    }
+
     /// `munmap`.
     pub fn munmap(&mut self, mm: MmId, va: Va, pages: u64) -> Result<(), Errno> {
         Self::range_ok(va, pages)?;
+        self.splits_no_huge_page(mm, va, pages)?;
         self.syscall(Op::Munmap(mm, va, pages)).map(drop)
     }
 
     /// `mprotect`: -ENOMEM for a hole, -EINVAL for `PROT_MTE` where it is not allowed.
     pub fn mprotect(&mut self, mm: MmId, va: Va, pages: u64, prot: Prot) -> Result<(), Errno> {
         Self::range_ok(va, pages)?;
+        self.splits_no_huge_page(mm, va, pages)?;
         self.syscall(Op::Mprotect(mm, va, pages, prot)).map(drop)
     }
 
@@ -309,6 +337,14 @@ impl Machine {
             self.run(Op::Evict(mm, va));
         }
         Ok(self.pagemap(mm, va))
+    }
+
+    /// `ksmd` runs until nothing is left to merge; how many pages were.
+    pub fn ksm_run(&mut self) -> u64 {
+        match self.run(Op::KsmScan) {
+            OpResult::Value(merged) => merged,
+            other => unreachable!("a scan answers how many pages, not {other:?}"),
+        }
     }
 
     /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.

@@ -85,7 +85,11 @@ impl Machine {
             let vma = *self.host.mm(mm).vma(start).expect("one of its VMAs").1;
             self.host.madvise_refused(&vma, advice).map_or(Ok(()), Err)?;
             match advice {
-                Advice::Mergeable | Advice::Unmergeable => self.host.ksm_madvise(mm, start, count, advice),
+                Advice::Mergeable => self.host.ksm_madvise(mm, start, count, true),
+                Advice::Unmergeable => {
+                    self.syscall(Op::Madvise(mm, start, count, advice))?;
+                    self.host.ksm_madvise(mm, start, count, false);
+                }
                 Advice::Cold | Advice::Hugepage | Advice::Nohugepage | Advice::Willneed | Advice::Collapse => {}
                 _ => {
                     self.syscall(Op::Madvise(mm, start, count, advice))?;
@@ -108,6 +112,7 @@ impl Host {
         match advice {
             // can_madv_lru_vma; madvise_dontneed_free_valid_vma
             Advice::Cold | Advice::Pageout | Advice::Dontneed if pfnmap => Some(Errno::Einval),
+            Advice::Cold | Advice::Pageout if self.is_hugetlb(vma) => Some(Errno::Einval),
             Advice::Free if pfnmap || vma.backing != Backing::Anon => Some(Errno::Einval),
             Advice::PopulateRead | Advice::PopulateWrite => {
                 let need = if advice == Advice::PopulateWrite {
@@ -121,7 +126,7 @@ impl Host {
                 None => Some(Errno::Einval),
                 Some(_) if !shared => Some(Errno::Eacces),
                 Some(FileKind::Ramfs | FileKind::GuestMemfd) => Some(Errno::Eopnotsupp),
-                Some(FileKind::Shmem | FileKind::Disk) => None,
+                Some(FileKind::Shmem | FileKind::Disk | FileKind::Hugetlb) => None,
             },
             Advice::Collapse => Some(Errno::Einval),
             _ => None,
@@ -129,8 +134,7 @@ impl Host {
     }
 
     /// `ksm_madvise`: only the flag; the scan does the rest. Shared and device memory is left alone without an error.
-    fn ksm_madvise(&mut self, mm: MmId, va: Va, pages: u64, advice: Advice) {
-        let on = advice == Advice::Mergeable;
+    fn ksm_madvise(&mut self, mm: MmId, va: Va, pages: u64, on: bool) {
         let mm = self.mm_mut(mm);
         mm.split(va, pages);
         for (_, vma) in mm.vmas.range_mut(va.vpn()..va.vpn() + pages) {

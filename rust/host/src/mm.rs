@@ -55,6 +55,8 @@ pub enum Backing {
     Anon,
     /// A file's page cache: memfd and other shmem, ramfs.
     File(FileId),
+    /// `MAP_HUGETLB`: huge pages of the pool, as a file of its own.
+    Hugetlb,
     /// `ZONE_DEVICE` memory (a DAX file on pmem): has `struct page`, no tag storage, is not "map memory".
     ZoneDevice,
     /// Device memory (a PCI BAR, `VM_PFNMAP`): no `struct page`.
@@ -66,6 +68,7 @@ impl fmt::Display for Backing {
         f.write_str(match self {
             Self::Anon => "anonymous memory",
             Self::File(_) => "a file",
+            Self::Hugetlb => "huge pages",
             Self::ZoneDevice => "ZONE_DEVICE memory",
             Self::Mmio => "device memory",
         })
@@ -205,10 +208,10 @@ impl Mm {
         covered == pages
     }
 
-    /// `get_unmapped_area`: addresses never used before, with a page left free in between.
-    pub(crate) fn unmapped_area(&mut self, pages: u64) -> Va {
-        let va = Va(self.next_va);
-        self.next_va += (pages + 1) * PAGE_SIZE;
+    /// `get_unmapped_area`: addresses never used before, aligned, with a page left free in between.
+    pub(crate) fn unmapped_area(&mut self, pages: u64, align: u64) -> Va {
+        let va = Va(self.next_va.next_multiple_of(align));
+        self.next_va = va.0 + (pages + 1) * PAGE_SIZE;
         va
     }
 

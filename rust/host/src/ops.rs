@@ -137,6 +137,8 @@ pub enum Op {
     Truncate(FileId, u64, u64),
     /// Reclaim of a page: swap out and drop from the swap cache.
     Shrink(Pfn),
+    /// `ksmd` scans until nothing is left to merge.
+    KsmScan,
     /// `PTRACE_PEEKMTETAGS`: tags of so many granules.
     PeekTags {
         /// The process that is looked at.
@@ -249,6 +251,7 @@ impl Op {
             Self::Swapoff | Self::Nothing | Self::Truncate(..) => Actor::Admin,
             Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
             Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,
+            Self::KsmScan => Actor::Ksmd,
         }
     }
 }

@@ -40,7 +40,14 @@ bitflags! {
         const LAZYFREE = 1 << 9;
         /// `PG_hwpoison`.
         const HWPOISON = 1 << 10;
+        /// Part of a huge page of the pool (`hugetlb.rs`).
+        const HUGETLB = 1 << 11;
     }
+}
+
+impl PageFlags {
+    /// The flags that tell of tags: of a huge page they may be the head's.
+    pub(crate) const OF_TAGS: Self = Self::MTE_TAGGED.union(Self::MTE_LOCK);
 }
 
 /// What a page belongs to (`page->mapping`, `page->index`).

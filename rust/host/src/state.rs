@@ -13,6 +13,7 @@ use crate::buddy::Buddy;
 use crate::config::{Config, ConfigError};
 use crate::decide::Deciding;
 use crate::file::{File, FileId, FileKind};
+use crate::hugetlb::Pool;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
 use crate::kvm::Kvm;
 use crate::ledger::Ledger;
@@ -81,6 +82,7 @@ pub struct Host {
     pub(crate) mem: PhysMem,
     pub(crate) pages: Pages,
     pub(crate) buddy: Buddy,
+    pub(crate) pool: Pool,
     pub(crate) zero_pfn: Pfn,
     /// Next unused frame of the `ZONE_DEVICE` and of the device region.
     pub(crate) zone_device: Buddy,
@@ -140,6 +142,7 @@ impl Host {
             mem,
             pages: Pages::default(),
             buddy: frames(RAM_BASE, config.memory),
+            pool: Pool::default(),
             zero_pfn: Pa(RAM_BASE).pfn(),
             zone_device: frames(zone_device, config.zone_device),
             mmio: frames(mmio, config.mmio),
@@ -182,10 +185,20 @@ impl Host {
     }
 
     pub(crate) fn has_flag(&self, pfn: Pfn, flag: PageFlags) -> bool {
+        let pfn = if flag.intersects(PageFlags::OF_TAGS) {
+            self.tag_flags_of(pfn)
+        } else {
+            pfn
+        };
         self.page(pfn).flags.contains(flag)
     }
 
     pub(crate) fn set_flag(&mut self, pfn: Pfn, flag: PageFlags, on: bool) {
+        let pfn = if flag.intersects(PageFlags::OF_TAGS) {
+            self.tag_flags_of(pfn)
+        } else {
+            pfn
+        };
         self.page_mut(pfn).flags.set(flag, on);
     }
 
@@ -226,6 +239,7 @@ impl Host {
             Actor::Vcpu(VcpuId { vm: VmId(0), index }) => format!("vcpu{index}"),
             Actor::Vcpu(VcpuId { vm, index }) => format!("vm{}.vcpu{index}", vm.0),
             Actor::Reclaim => "kswapd".to_owned(),
+            Actor::Ksmd => "ksmd".to_owned(),
             Actor::Admin => "root".to_owned(),
             Actor::Debugger => "debugger".to_owned(),
         }

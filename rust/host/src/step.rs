@@ -27,6 +27,10 @@ pub(crate) struct Locals {
     pub(crate) pfn: Option<Pfn>,
     /// The page that is copied to `pfn`.
     pub(crate) from: Option<Pfn>,
+    /// The other place of a merge of two pages.
+    pub(crate) other: (MmId, Va),
+    /// Pages that ksmd merged in earlier passes.
+    pub(crate) merged: u32,
     /// A page of a file; `file_end` ends a range.
     pub(crate) file: FileId,
     pub(crate) file_page: u64,
@@ -87,6 +91,8 @@ pub(crate) enum PathId {
     DoAnonymousPage,
     DoFault,
     DoWpPage,
+    HugetlbNoPage,
+    HugetlbWp,
     DoSwapPage,
     ShmemSwapinFolio,
     ShmemUndoRange,
@@ -98,6 +104,11 @@ pub(crate) enum PathId {
     MadvisePageout,
     MadviseRemove,
     MadvisePopulate,
+    KsmDoScan,
+    TryToMergeWithKsmPage,
+    WriteProtectPage,
+    ReplacePage,
+    UnmergeKsmPages,
     AccessRemoteTags,
     MteSyncTags,
     MteRestoreTags,

@@ -55,6 +55,13 @@ pub(super) struct Provenance {
     merged: bool,
 }
 
+impl Provenance {
+    /// One page for many contents, all of whose tags were initialised: so it is for whoever comes to share it.
+    pub(super) fn initialised_for_all(&self) -> bool {
+        self.merged && self.initialised == [u64::MAX; GRANULES_PER_PAGE / 64]
+    }
+}
+
 /// The ghost state.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Ledger {
@@ -222,6 +229,14 @@ impl Ledger {
     pub(crate) fn merged(&mut self, pfn: Pfn) {
         if self.enabled {
             self.frames.entry(pfn).or_default().merged = true;
+        }
+    }
+
+    /// A copy of a merged frame belongs to one content.
+    pub(super) fn unmerged(&mut self, pfn: Pfn, home: Home) {
+        let content = self.content(home);
+        if let Some(provenance) = self.frames.get_mut(&pfn).filter(|p| p.merged) {
+            (provenance.owner, provenance.merged) = (Some(content), false);
         }
     }
 

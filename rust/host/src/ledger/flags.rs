@@ -19,6 +19,9 @@ impl Host {
     /// Are the tags in the frame initialised for what is at the address, all of them?
     fn tags_belong(&self, pfn: Pfn, at: (MmId, Va)) -> bool {
         let provenance = self.ledger.provenance(pfn);
+        if provenance.initialised_for_all() {
+            return true;
+        }
         let content = self.ledger.find(self.home(at, false));
         content.is_some_and(|content| self.ledger.holds_all(&provenance, content))
     }
@@ -54,8 +57,7 @@ impl Host {
 
     /// A Normal Write-Back stage-2 mapping of taggable memory was made for an MTE VM: is the page flagged (P4)?
     pub(super) fn ledger_mapped_flag(&mut self, vm: VmId, ipa: Ipa, pfn: Pfn, at: (MmId, Va)) {
-        let fit = PageFlags::MTE_TAGGED | PageFlags::RESERVED;
-        if !self.page(pfn).flags.intersects(fit) {
+        if !self.has_flag(pfn, PageFlags::MTE_TAGGED) && !self.has_flag(pfn, PageFlags::RESERVED) {
             let summary = format!(
                 "ipa {} of MTE VM {} is mapped Normal Write-Back to pfn {:#x}, whose PG_mte_tagged is clear",
                 ipa.page(),

@@ -38,6 +38,8 @@ impl Host {
             return private;
         }
         match self.mm(mm).vma(va) {
+            // A private mapping of huge pages never shows its file.
+            Some((_, vma)) if self.is_hugetlb(vma) && !vma.flags.contains(VmFlags::SHARED) => private,
             Some((start, vma)) if !write || vma.flags.contains(VmFlags::SHARED) => match vma.backing {
                 Backing::File(file) => Home::File(file, vma.offset + (va.vpn() - start)),
                 _ => private,
@@ -70,6 +72,14 @@ impl Host {
     pub(crate) fn ledger_copied_on_write(&mut self, at: (MmId, Va)) {
         if self.ledger.enabled {
             self.content_to_write(at);
+        }
+    }
+
+    /// A copy of a merged page is the page at an address, and nobody else's.
+    pub(crate) fn ledger_unmerged(&mut self, pfn: Pfn, at: (MmId, Va)) {
+        if self.ledger.enabled {
+            let home = self.home(at, false);
+            self.ledger.unmerged(pfn, home);
         }
     }
 

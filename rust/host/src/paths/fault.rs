@@ -156,6 +156,8 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             Flow::Return(Errno::Efault.ret())
         }
         (Some(Pte::Present { write, .. }), _) if write || !l.write => Flow::Return(0),
+        (Some(Pte::Present { .. }), _) if host.is_hugetlb(&vma) => Flow::Call(PathId::HugetlbWp, *l),
+        (None, Backing::File(_)) if host.is_hugetlb(&vma) => Flow::Call(PathId::HugetlbNoPage, *l),
         (Some(Pte::Present { .. }), _) => Flow::Call(PathId::DoWpPage, *l),
         (None, Backing::File(_)) => Flow::Call(PathId::DoFault, *l),
         (None, Backing::Anon) if l.write => Flow::Call(PathId::DoAnonymousPage, *l),
@@ -179,7 +181,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             );
             Flow::Return(0)
         }
-        (None, Backing::ZoneDevice | Backing::Mmio) => {
+        (None, Backing::ZoneDevice | Backing::Mmio | Backing::Hugetlb) => {
             let pfn = Pfn(vma.offset + (l.va.vpn() - start));
             let write = vma.prot.contains(Prot::WRITE);
             // pte_special: set_pte_at never touches the page's tags.
@@ -365,6 +367,7 @@ fn set_wp_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if counted {
         host.page_mut(old).refcount -= 1;
         host.ledger_copied_on_write((l.mm, l.va));
+        host.ledger_unmerged(pfn, (l.mm, l.va));
     }
     l.from = counted.then_some(old);
     host.map_new_page(l, pfn);
@@ -459,6 +462,9 @@ impl Host {
 
     /// Gives a page back that nobody maps.
     pub(crate) fn drop_unmapped_page(&mut self, pfn: Pfn) {
+        if self.has_flag(pfn, PageFlags::HUGETLB) {
+            return self.put_hugetlb_page(pfn);
+        }
         if self.has_flag(pfn, PageFlags::LRU) {
             self.resident -= 1;
         }

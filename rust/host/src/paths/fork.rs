@@ -73,6 +73,7 @@ pub(super) static EXIT_MMAP: Path = Path {
                 let mm = host.mm_mut(l.mm);
                 mm.vmas.clear();
                 mm.mmap_lock.write_unlock();
+                host.hugetlb_unreserve_pages();
                 Flow::Next
             },
         },

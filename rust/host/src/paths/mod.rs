@@ -10,6 +10,8 @@ mod fork;
 mod free;
 mod gmem_abort;
 mod guest_access;
+mod hugetlb;
+mod ksm;
 mod madvise;
 mod mprotect;
 mod mte;
@@ -81,8 +83,15 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
+        PathId::KsmDoScan => &ksm::KSM_DO_SCAN,
+        PathId::TryToMergeWithKsmPage => &ksm::TRY_TO_MERGE_WITH_KSM_PAGE,
+        PathId::WriteProtectPage => &ksm::WRITE_PROTECT_PAGE,
+        PathId::ReplacePage => &ksm::REPLACE_PAGE,
+        PathId::UnmergeKsmPages => &ksm::UNMERGE_KSM_PAGES,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
         PathId::DoWpPage => &fault::DO_WP_PAGE,
+        PathId::HugetlbNoPage => &hugetlb::HUGETLB_NO_PAGE,
+        PathId::HugetlbWp => &hugetlb::HUGETLB_WP,
         PathId::DoSwapPage => match policy.restore_at {
             RestoreAt::SetPte => &swap_in::DO_SWAP_PAGE_RESTORE_IN_SET_PTE,
             RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
@@ -139,6 +148,7 @@ fn madvise_path(advice: Advice) -> PathId {
         Advice::Free => PathId::MadviseFree,
         Advice::Pageout => PathId::MadvisePageout,
         Advice::Remove => PathId::MadviseRemove,
+        Advice::Unmergeable => PathId::UnmergeKsmPages,
         Advice::PopulateRead | Advice::PopulateWrite => PathId::MadvisePopulate,
         _ => PathId::Nothing,
     }
@@ -205,6 +215,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::Swapoff => (PathId::Swapoff, Locals::default()),
     }
 }

@@ -62,13 +62,11 @@ impl Host {
 
     /// A place that maps some page of a file in the range, private copies not counted (`i_mmap`).
     pub(crate) fn mapped_file_page(&self, file: FileId, from: u64, end: u64) -> Option<(MmId, Va)> {
-        let cached = self.file(file).cache.range(from..end);
-        cached
-            .filter_map(|(_, cached)| match cached {
-                crate::file::Cached::Page(pfn) => self.rmap(*pfn).first().copied(),
-                crate::file::Cached::Swap(_) => None,
-            })
-            .next()
+        let mut cached = self.file(file).cache.range(from..end);
+        cached.find_map(|(_, cached)| match cached {
+            crate::file::Cached::Page(pfn) => self.rmap(*pfn).first().copied(),
+            crate::file::Cached::Swap(_) => None,
+        })
     }
 
     /// Is the file mapped by anybody?

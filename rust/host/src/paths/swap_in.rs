@@ -1,7 +1,7 @@
 //! Swap-in of anonymous memory.
 //!
 //! **Models** `do_swap_page` (mm/memory.c); K7 decides on which side of `swap_free` the tags are restored, each a table of
-//! the same steps. **Leaves out** read-ahead, I/O errors, KSM copies and large folios.
+//! the same steps. **Leaves out** read-ahead, I/O errors and large folios.
 //!
 //! **Keeps**: the page is locked from the moment it is found until its PTE is written and its slot has been let go of.
 
@@ -25,6 +25,10 @@ const READ_FOLIO: Step = Step {
 const FOLIO_LOCK: Step = Step {
     name: "folio_lock",
     run: folio_lock,
+};
+const KSM_COPY: Step = Step {
+    name: "ksm_might_need_to_copy",
+    run: ksm_might_need_to_copy,
 };
 const PTE_SAME: Step = Step {
     name: "pte_same",
@@ -62,6 +66,7 @@ pub(super) static DO_SWAP_PAGE: Path = Path {
         GET_FOLIO,
         READ_FOLIO,
         FOLIO_LOCK,
+        KSM_COPY,
         PTE_SAME,
         Step {
             name: "arch_swap_restore",
@@ -82,6 +87,7 @@ pub(super) static DO_SWAP_PAGE_FREE_FIRST: Path = Path {
         GET_FOLIO,
         READ_FOLIO,
         FOLIO_LOCK,
+        KSM_COPY,
         PTE_SAME,
         SWAP_FREE,
         FOLIO_FREE_SWAP,
@@ -98,6 +104,7 @@ pub(super) static DO_SWAP_PAGE_RESTORE_IN_SET_PTE: Path = Path {
         GET_FOLIO,
         READ_FOLIO,
         FOLIO_LOCK,
+        KSM_COPY,
         PTE_SAME,
         SYNC_TAGS,
         SET_PTE,
@@ -112,6 +119,7 @@ pub(super) static DO_SWAP_PAGE_RESTORE_IN_SET_PTE: Path = Path {
 /// the swap cache; `SWAP_HAS_CACHE` then only keeps others out, where the kernel sets it (`swapcache_prepare`).
 fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a swap PTE");
+    l.from = None;
     if host.mm(l.mm).pte(l.va) != Some(Pte::Swap(entry)) {
         return Flow::Return(0);
     }
@@ -173,6 +181,23 @@ fn folio_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
+/// A page that KSM had merged was read back for another address, and cannot be mapped here too: a copy takes its place.
+/// `l.from` is the page in the swap cache then.
+fn ksm_might_need_to_copy(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let pfn = l.pfn.expect("found");
+    if !matches!(host.page(pfn).mapping, PageMapping::Anon(va) if va != l.va.page()) {
+        return Flow::Next;
+    }
+    let Some(copy) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
+        host.set_flag(pfn, PageFlags::LOCKED, false);
+        host.page_mut(pfn).refcount -= 1;
+        return Flow::Return(Errno::Enomem.ret());
+    };
+    host.set_flag(copy, PageFlags::LOCKED | PageFlags::DIRTY, true);
+    (l.from, l.pfn) = (Some(pfn), Some(copy));
+    Flow::Call(PathId::CopyHighpage, *l)
+}
+
 /// Another thread may have mapped the page meanwhile.
 fn pte_same(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (pfn, entry) = (l.pfn.expect("found"), l.entry.expect("called for a swap PTE"));
@@ -180,6 +205,10 @@ fn pte_same(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Next;
     }
     host.set_flag(pfn, PageFlags::LOCKED, false);
+    if let Some(cached) = l.from {
+        host.page_mut(cached).refcount -= 1;
+        host.set_flag(cached, PageFlags::LOCKED, false);
+    }
     put_and_retry(host, l)
 }
 
@@ -204,7 +233,7 @@ fn swap_free(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// `should_try_to_free_swap`: a write fault will make the slot stale, so it is given up now.
 fn folio_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (pfn, entry) = (l.pfn.expect("found"), l.entry.expect("called for a swap PTE"));
-    if l.bypass || !l.write || host.swap.count(entry) > 0 {
+    if l.bypass || !l.write || l.from.is_some() || host.swap.count(entry) > 0 {
         return Flow::Next;
     }
     host.page_mut(pfn).swap = None;
@@ -229,7 +258,11 @@ fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a swap PTE");
     // Before 5.18 our own reference to the slot still counts here.
     let ours = u32::from(host.policy.restore_at == RestoreAt::SetPte);
-    let exclusive = host.swap.count(entry) == ours && host.page(pfn).refcount == 1;
+    let alone = host.swap.count(entry) == ours && host.page(pfn).refcount == 1;
+    let exclusive = l.from.is_some() || alone && host.page(pfn).mapping != PageMapping::Ksm;
+    if l.from.is_some() {
+        host.ledger_unmerged(pfn, (l.mm, l.va));
+    }
     host.set_flag(pfn, PageFlags::ANON_EXCLUSIVE, exclusive);
     let for_write = l.write || host.policy.swap_in_write == SwapInWrite::Vma;
     let pte = Pte::Present {
@@ -266,5 +299,12 @@ fn swapcache_clear(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn folio_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.set_flag(l.pfn.expect("found"), PageFlags::LOCKED, false);
-    Flow::Return(0)
+    let Some(cached) = l.from else { return Flow::Return(0) };
+    host.set_flag(cached, PageFlags::LOCKED, false);
+    host.page_mut(cached).refcount -= 1;
+    if host.page(cached).refcount > 0 {
+        return Flow::Return(0);
+    }
+    let pfn = Some(cached);
+    Flow::Tail(PathId::FreePageAndSwapCache, Locals { pfn, ..*l })
 }

@@ -13,6 +13,7 @@ use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
 use crate::ops::{MapSpec, Op};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::notifier;
+use crate::policy::HugetlbMte;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -79,6 +80,7 @@ pub(super) fn mmap_write_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Fl
 fn remove_vmas(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let pages = (l.end - l.va) / PAGE_SIZE;
     host.mm_mut(l.mm).remove(l.va, pages);
+    host.hugetlb_unreserve_pages();
     note!(
         host,
         [Key::page(l.mm, l.va)],
@@ -178,17 +180,20 @@ impl Host {
     /// Frames a new mapping of that kind can still get; anonymous memory takes its frames when it is touched.
     pub(crate) fn frames_left(&self, backing: Backing) -> u64 {
         match backing {
-            Backing::Anon | Backing::File(_) => u64::MAX,
+            Backing::Anon | Backing::File(_) | Backing::Hugetlb => u64::MAX,
             Backing::ZoneDevice => self.zone_device.free_pages(),
             Backing::Mmio => self.mmio.free_pages(),
         }
     }
 
-    /// `VM_MTE_ALLOWED`: anonymous memory (`arch_calc_vm_flag_bits`) and shmem (`shmem_mmap`) may have tags.
+    /// `VM_MTE_ALLOWED`: anonymous memory (`arch_calc_vm_flag_bits`) and shmem (`shmem_mmap`) may have tags, huge
+    /// pages by K32.
     pub(crate) fn mte_allowed(&self, backing: Backing) -> bool {
         match backing {
             Backing::Anon => true,
-            Backing::File(file) => self.file(file).kind == FileKind::Shmem,
+            Backing::File(file) if self.file(file).kind == FileKind::Shmem => true,
+            Backing::File(file) if self.file(file).kind != FileKind::Hugetlb => false,
+            Backing::File(_) | Backing::Hugetlb => self.policy.hugetlb_mte != HugetlbMte::Refused,
             Backing::ZoneDevice | Backing::Mmio => false,
         }
     }
@@ -204,6 +209,7 @@ impl Host {
         } = spec;
         // MAP_SHARED | MAP_ANONYMOUS: a shmem file of its own (shmem_zero_setup).
         let backing = match spec.backing {
+            Backing::Hugetlb => Backing::File(self.hugetlb_file_setup(pages)?),
             Backing::Anon if shared => Backing::File(self.create_file(FileKind::Shmem, pages, false)),
             other => other,
         };
@@ -216,7 +222,7 @@ impl Host {
             return Err(Errno::Einval);
         }
         let offset = match backing {
-            Backing::Anon => Some(0),
+            Backing::Anon | Backing::Hugetlb => Some(0),
             Backing::File(_) => Some(pgoff),
             Backing::ZoneDevice => self.zone_device.alloc_unused(pages).map(|pfn| pfn.0),
             Backing::Mmio => self.mmio.alloc_unused(pages).map(|pfn| pfn.0),

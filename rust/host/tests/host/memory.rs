@@ -187,32 +187,32 @@ fn madv_free_gives_up_what_is_not_written_again() {
 #[test]
 fn advice_is_refused_as_the_kernel_refuses_it() {
     let (mut m, mm) = machine("linux-6.12", SwapKind::Zram);
-    let a = m.mmap(mm, anon(2), None).unwrap();
+    let anonymous = m.mmap(mm, anon(2), None).unwrap();
     let ramfs = m.create_file(FileKind::Ramfs, 1);
-    let r = m.mmap(mm, file_of(ramfs, 1, true, RW), None).unwrap();
+    let ramfs_page = m.mmap(mm, file_of(ramfs, 1, true, RW), None).unwrap();
     let shmem = m.create_file(FileKind::Shmem, 1);
-    let p = m.mmap(mm, file_of(shmem, 1, false, RW), None).unwrap();
+    let private = m.mmap(mm, file_of(shmem, 1, false, RW), None).unwrap();
     let bar = MapSpec {
         backing: Backing::Mmio,
         shared: true,
         ..anon(1)
     };
-    let b = m.mmap(mm, bar, None).unwrap();
+    let device = m.mmap(mm, bar, None).unwrap();
     let cases = [
-        (a, Advice::Remove, Err(Errno::Einval)),
-        (r, Advice::Remove, Err(Errno::Eopnotsupp)),
-        (p, Advice::Remove, Err(Errno::Eacces)),
-        (p, Advice::Free, Err(Errno::Einval)),
-        (b, Advice::Pageout, Err(Errno::Einval)),
-        (b, Advice::PopulateRead, Err(Errno::Einval)),
-        (a + 4 * PAGE_SIZE * 1024, Advice::Dontneed, Err(Errno::Enomem)),
-        (r, Advice::Pageout, Ok(())),
-        (a, Advice::PopulateWrite, Ok(())),
+        (anonymous, Advice::Remove, Err(Errno::Einval)),
+        (ramfs_page, Advice::Remove, Err(Errno::Eopnotsupp)),
+        (private, Advice::Remove, Err(Errno::Eacces)),
+        (private, Advice::Free, Err(Errno::Einval)),
+        (device, Advice::Pageout, Err(Errno::Einval)),
+        (device, Advice::PopulateRead, Err(Errno::Einval)),
+        (anonymous + 4 * PAGE_SIZE * 1024, Advice::Dontneed, Err(Errno::Enomem)),
+        (ramfs_page, Advice::Pageout, Ok(())),
+        (anonymous, Advice::PopulateWrite, Ok(())),
     ];
     for (va, advice, answer) in cases {
         assert_eq!(m.madvise(mm, va, 1, advice), answer, "{advice:?}");
     }
-    assert!(m.pagemap(mm, a).present);
+    assert!(m.pagemap(mm, anonymous).present);
     let refused = m.mmap(mm, file_of(ramfs, 1, true, MTE), None);
     assert_eq!(refused, Err(Errno::Einval), "ramfs may not have tags");
 }

@@ -104,9 +104,19 @@ impl Machine {
         })
     }
 
+    /// Writes `/proc/sys/vm/nr_hugepages`; how many huge pages of 2 MiB there are then.
+    fn set_nr_hugepages(&self, py: Python<'_>, pages: u64) -> PyResult<u64> {
+        self.with(py, |machine| Ok(machine.set_nr_hugepages(pages)))
+    }
+
     /// `memory.reclaim` of the control group; how many pages went.
     fn memcg_reclaim(&self, py: Python<'_>, pages: u64) -> PyResult<u64> {
         self.with(py, |machine| Ok(machine.memcg_reclaim(pages)))
+    }
+
+    /// `ksmd` runs until nothing is left to merge; how many pages were.
+    fn ksm_run(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |machine| Ok(machine.ksm_run()))
     }
 
     /// `prctl(PR_SET_TAGGED_ADDR_CTRL)`: 'none', 'sync' or 'async'.
@@ -244,8 +254,9 @@ pub(crate) fn map_spec(
         ("file", Some(file)) => Backing::File(FileId(file)),
         ("zone-device", None) => Backing::ZoneDevice,
         ("mmio", None) => Backing::Mmio,
+        ("hugetlb", None) => Backing::Hugetlb,
         (other, _) => {
-            let expected = "'anon', 'zone-device' or 'mmio', or 'file' with a file";
+            let expected = "'anon', 'hugetlb', 'zone-device' or 'mmio', or 'file' with a file";
             return Err(unknown("backing", other, expected));
         }
     };
