@@ -40,7 +40,8 @@ Actors: TypeAlias = "Mapping[str, Sequence[Op]]"
 """Who does what, for the explorer."""
 
 Kind = Literal["sequential", "race"]
-"""``sequential``: one thing after the other shows it. ``race``: only some orders of steps do."""
+"""``sequential``: one thing after the other shows it, or the one order of steps that the script
+prescribes. ``race``: the explorer looks for the order that does."""
 
 _MACHINE = {"memory": "1 MiB", "zone_device": "64 KiB", "swap": "64 KiB", "swap_kind": "nvme"}
 _MAX_STATES = 400_000
@@ -48,7 +49,7 @@ _MAX_STATES = 400_000
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """A known bug, or a policy that was proposed and would have been one."""
+    """A known bug, a policy that was proposed and would have been one, or what follows from one."""
 
     id: str
     """Its number in the catalogue, such as ``B12``."""
@@ -73,9 +74,11 @@ class Bug:
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :class:`tagvisor.Host` that differ from the catalogue's small machine."""
     refused: str = ""
-    """The errno or signal code by which the mended kernel ends the script, if it does."""
+    """How the mended kernel ends the script, if it does: errno, signal code, guest exception."""
     waiting: str = ""
     """What the model lacks to run it; empty for a row that runs."""
+    derived: bool = False
+    """Derived from the sources, and reported by nobody: no known bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,7 @@ class Found:
             "steps": self.steps,
             "states": self.states,
             "seconds": round(self.seconds, 4),
+            "derived": bug.derived,
             "waiting": bug.waiting or None,
             "source": bug.source,
         }

@@ -49,7 +49,7 @@ pub use file::{FileId, FileKind};
 pub use hits::GuestPage;
 pub use ids::{Actor, MmId, VcpuId, VmId};
 pub use ioctl::{CopyTags, GuestExit, SlotArgs};
-pub use kvm::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
+pub use kvm::{Memslot, SLOT_DIRTY_LOG, SLOT_GUEST_MEMFD, SLOT_READONLY};
 pub use log::StepLine;
 pub use machine::{Machine, PagemapEntry};
 pub use madvise::Advice;
