@@ -12,6 +12,9 @@ use crate::op::Op;
 /// Distinct states, steps run, whether all were looked at, and the finding: a violation, or the steps of a deadlock.
 type Outcome = (u64, u64, bool, Option<Verdict>, Option<Vec<Line>>);
 
+/// Path and step to stop at, and whether behind it.
+type Place = (String, String, bool);
+
 /// Runs the actors' operations in every order of their steps. The machine is copied, not changed.
 #[pyfunction]
 pub(crate) fn explore(
@@ -51,7 +54,7 @@ pub(crate) fn schedule(
     py: Python<'_>,
     machine: &Machine,
     actors: Vec<(String, Vec<Bound<'_, Op>>)>,
-    turns: Vec<(usize, Option<(String, String, bool)>)>,
+    turns: Vec<(usize, Option<Place>)>,
 ) -> PyResult<()> {
     let actors = actors
         .into_iter()

@@ -1,6 +1,6 @@
 //! The stage-2 fault path of a `guest_memfd` memslot.
 //!
-//! **Models** `gmem_abort` (arch/arm64/kvm/mmu.c) and `kvm_gmem_get_pfn` (virt/kvm/guest_memfd.c): the page comes from the
+//! **Models** `gmem_abort` (arch/arm64/kvm/mmu.c) and `kvm_gmem_get_pfn` (`virt/kvm/guest_memfd.c`): the page comes from the
 //! file, not through the VMM's page table, so no VMA is looked at. Nor are tags: the page is mapped as the allocator left
 //! it (K30). **Leaves out** private memory of confidential guests, huge folios, memory fault exits.
 //!
