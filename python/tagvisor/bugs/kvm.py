@@ -119,6 +119,18 @@ def shared_page(host: Host) -> Actors:
     }
 
 
+def page_told_of(host: Host) -> None:
+    """The guest reads a page nobody wrote, the VMM writes it, the guest reads a tag again."""
+    vmm = host.process()
+    ram = vmm.mmap(1)
+    vm = vmm.create_vm(mte=True)
+    vm.add_memslot(IPA, ram)
+    cpu = vm.vcpu()
+    cpu.ldg(IPA)
+    ram.page(0).store(0x42)
+    cpu.ldg(IPA)
+
+
 ROWS = (
     Bug(
         id="B01",
@@ -137,6 +149,23 @@ ROWS = (
         ),
         script=zone_device,
         refused="EFAULT",
+    ),
+    Bug(
+        id="B02",
+        title="change_pte maps a page that was never sanitised",
+        property="P2",
+        broken="v11-series",
+        fixed_in="v12-series",
+        kind="sequential",
+        knobs=("K20", "K19"),
+        source="review of v11: c3293d47, 20210428170705.GB4022; hook gone in v6.10 (f3b65bbaed7c)",
+        story=(
+            "The guest has a page; the VMM writes it, and copy on write puts a new one in its place.",
+            "The notifier unmaps the old page; the new one is not flagged, its tags are stale.",
+            "set_pte_at_notify tells KVM, and kvm_set_spte_gfn maps the new page read-only as it is.",
+            "No stage-2 fault will sanitise it: the guest reads an earlier owner's tags.",
+        ),
+        script=page_told_of,
     ),
     Bug(
         id="B09",

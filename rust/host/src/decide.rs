@@ -70,6 +70,9 @@ const fn is_event(path: PathId) -> bool {
             | PathId::MadvisePageout
             | PathId::MadviseRemove
             | PathId::MadvisePopulate
+            | PathId::DoMovePages
+            | PathId::SoftOffline
+            | PathId::MemoryFailure
             | PathId::KsmDoScan
             | PathId::UnmergeKsmPages
             | PathId::ShmemUndoRange

@@ -29,6 +29,8 @@ macro_rules! errnos {
 errnos! {
     /// No such file or directory.
     Enoent = 2, "ENOENT";
+    /// Interrupted by a signal.
+    Eintr = 4, "EINTR";
     /// Input/output error.
     Eio = 5, "EIO";
     /// Bad file descriptor: the VM was destroyed.

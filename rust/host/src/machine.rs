@@ -305,6 +305,13 @@ impl Machine {
                     mte_tagged,
                 }
             }
+            Some(Pte::Migration { .. } | Pte::Hwpoison(_)) => PagemapEntry {
+                present: false,
+                swap: true,
+                pfn: None,
+                entry: None,
+                mte_tagged: false,
+            },
             Some(Pte::Swap(entry)) => PagemapEntry {
                 present: false,
                 swap: true,
@@ -337,6 +344,12 @@ impl Machine {
             self.run(Op::Evict(mm, va));
         }
         Ok(self.pagemap(mm, va))
+    }
+
+    /// `move_pages` of one page, as compaction would: -ENOENT where nothing is mapped, -EFAULT for the zero page and for
+    /// memory that does not move, -EAGAIN for a page that somebody holds.
+    pub fn migrate_page(&mut self, mm: MmId, va: Va) -> Result<(), Errno> {
+        self.syscall(Op::Migrate(mm, va)).map(drop)
     }
 
     /// `ksmd` runs until nothing is left to merge; how many pages were.

@@ -58,6 +58,10 @@ advices! {
     PopulateRead = "populate_read",
     /// Every page is faulted in for writing.
     PopulateWrite = "populate_write",
+    /// The page moves, and its frame is never used again.
+    SoftOffline = "soft_offline",
+    /// The page is poisoned, as if its memory had failed.
+    Hwpoison = "hwpoison",
     /// Small pages are collapsed into a huge one.
     Collapse = "collapse",
 }
@@ -96,7 +100,12 @@ impl Machine {
                 }
             }
         }
-        if hole { Err(Errno::Enomem) } else { Ok(()) }
+        match advice {
+            // madvise_inject_error goes page by page, with get_user_pages.
+            Advice::SoftOffline | Advice::Hwpoison if hole => Err(Errno::Efault),
+            _ if hole => Err(Errno::Enomem),
+            _ => Ok(()),
+        }
     }
 }
 

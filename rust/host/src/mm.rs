@@ -1,7 +1,7 @@
 //! A process address space: VMAs, page table entries, `mmap_lock`.
 //!
 //! **Models** `struct mm_struct` with VMAs that split at page boundaries, the VMA flags that decide about tags (`VM_MTE`
-//! sticky, `VM_MTE_ALLOWED` set at mmap time for memory that may have tags), and the PTE kinds none, present and swap.
+//! sticky, `VM_MTE_ALLOWED` set at mmap time for memory that may have tags), and the PTE kinds none, present, swap, migration and hwpoison.
 //! **Leaves out** page-table pages (PTEs are values here; the stage-2 tables are the ones that lie in memory), guard gaps
 //! and address-space randomisation.
 //!
@@ -97,6 +97,16 @@ pub(crate) enum Pte {
         special: bool,
     },
     Swap(SwpEntry),
+    /// The page is on its way to another frame: whoever touches it waits.
+    Migration {
+        pfn: Pfn,
+        write: bool,
+        dirty: bool,
+        /// `PG_anon_exclusive`, which the entry keeps.
+        exclusive: bool,
+    },
+    /// The page that was here is poisoned.
+    Hwpoison(Pfn),
 }
 
 /// A sleeping lock that many may hold to read or one to write.

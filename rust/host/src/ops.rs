@@ -137,6 +137,8 @@ pub enum Op {
     Truncate(FileId, u64, u64),
     /// Reclaim of a page: swap out and drop from the swap cache.
     Shrink(Pfn),
+    /// `move_pages`, or compaction: the page at an address moves to another frame.
+    Migrate(MmId, Va),
     /// `ksmd` scans until nothing is left to merge.
     KsmScan,
     /// `PTRACE_PEEKMTETAGS`: tags of so many granules.
@@ -248,7 +250,7 @@ impl Op {
             | Self::Exit(mm)
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
-            Self::Swapoff | Self::Nothing | Self::Truncate(..) => Actor::Admin,
+            Self::Swapoff | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
             Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
             Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,
             Self::KsmScan => Actor::Ksmd,

@@ -25,6 +25,17 @@ impl Host {
 
     /// `kvm_pgtable_stage2_map` of one page: builds missing tables, writes the descriptor. `None` when out of memory.
     pub(crate) fn stage2_map(&mut self, vm: VmId, ipa: Ipa, pfn: Pfn, attrs: S2Attrs) -> Option<()> {
+        self.stage2_map_with(vm, ipa, pfn, attrs, true)
+    }
+
+    /// The same with no memory for tables, so that it maps only where they are already, and drops what the TLBs hold.
+    pub(crate) fn stage2_map_in_place(&mut self, vm: VmId, ipa: Ipa, pfn: Pfn, attrs: S2Attrs) -> Option<()> {
+        self.stage2_map_with(vm, ipa, pfn, attrs, false)?;
+        self.tlb_invalidate(vm, ipa);
+        Some(())
+    }
+
+    fn stage2_map_with(&mut self, vm: VmId, ipa: Ipa, pfn: Pfn, attrs: S2Attrs, build: bool) -> Option<()> {
         let shift = |level: u32| 12 + 9 * (3 - level);
         let mut table = self.vm(vm).root.base();
         // Start level 1 is two concatenated tables: the index has one more bit.
@@ -33,6 +44,8 @@ impl Host {
             let slot = table + index * 8;
             table = if let Desc::Table(next) = desc::decode(level as u8, self.mem.read_u64(slot)) {
                 next
+            } else if !build {
+                return None;
             } else {
                 let page = self.alloc_table(vm)?;
                 self.mem.write_u64(slot, desc::table_desc(page));

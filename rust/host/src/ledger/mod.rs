@@ -209,6 +209,8 @@ impl Host {
         let place = match home {
             Home::Private(mm, vpn) => match self.mm(mm).ptes.get(&vpn).copied() {
                 Some(Pte::Present { pfn, .. }) => Some(Cached::Page(pfn)),
+                Some(Pte::Migration { pfn, .. }) => Some(Cached::Page(pfn)),
+                Some(Pte::Hwpoison(_)) => return None,
                 Some(Pte::Swap(entry)) => Some(Cached::Swap(entry)),
                 None => None,
             },

@@ -1,8 +1,9 @@
 //! P8 sanity, P9 trap.
 //!
 //! **Models** what must be true of a kernel at rest: no lock is held, no notifier is half way, and every reference to a
-//! page belongs to somebody. And of a guest without MTE: it reaches no tag. **Leaves out** crashes and warnings (a step
-//! that cannot go on is a fault of the model), and deadlocks, which the explorer reports.
+//! page belongs to somebody; and a path that finds what it holds impossible warns. And of a guest without MTE: it reaches no
+//! tag. **Leaves out** crashes (a step that cannot go on is a fault of the model), and deadlocks, which the explorer
+//! reports.
 //!
 //! **Keeps**: it counts references from the tables that hold them, never from the paths that took them.
 
@@ -92,6 +93,13 @@ impl Host {
                 pfn.0
             );
             self.report(Property::Sanity, pfn.0, summary, &[Key::Frame(pfn)]);
+        }
+    }
+
+    /// A kernel path met what it holds impossible: `WARN_ON_ONCE`, a panic where `panic_on_warn` is set (P8).
+    pub(crate) fn ledger_warned(&mut self, pfn: Pfn, summary: String) {
+        if self.ledger.enabled {
+            self.report(Property::Sanity, 1 << 62 | pfn.0, summary, &[Key::Frame(pfn)]);
         }
     }
 

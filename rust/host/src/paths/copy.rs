@@ -8,6 +8,7 @@
 
 use crate::log::{Key, note};
 use crate::page::PageFlags;
+use crate::policy::CopyToFlagged;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, Step};
 
@@ -86,8 +87,16 @@ fn copy_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 fn try_page_mte_tagging(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    // A destination that is latched already (an aborted migration, K14) is written all the same.
-    host.set_flag(pages(l).1, PageFlags::MTE_LOCK, true);
+    // A destination that is flagged already (a migration tried again, K14) is written all the same.
+    let to = pages(l).1;
+    if host.has_flag(to, PageFlags::MTE_TAGGED) && host.policy.copy_to_flagged == CopyToFlagged::Warn {
+        let text = format!(
+            "copy_highpage warns: PG_mte_tagged of the destination, pfn {:#x}, is set",
+            to.0
+        );
+        host.ledger_warned(to, text);
+    }
+    host.set_flag(to, PageFlags::MTE_LOCK, true);
     Flow::Next
 }
 

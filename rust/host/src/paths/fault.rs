@@ -12,8 +12,8 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::notifier;
 use crate::paths::pte::{self, Old};
+use crate::paths::{change_pte, notifier};
 use crate::policy::ZeroTags;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -89,6 +89,10 @@ pub(super) static DO_WP_PAGE: Path = Path {
             run: set_wp_pte,
         },
         Step {
+            name: "mmu_notifier_change_pte",
+            run: |_, l, _| change_pte::call(l),
+        },
+        Step {
             name: "mmu_notifier_invalidate_range_end",
             run: call_notifier_end,
         },
@@ -144,6 +148,12 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         .expect("found by the step before");
     let tagged = vma.flags.contains(VmFlags::MTE);
     match (host.mm(l.mm).pte(l.va), vma.backing) {
+        // migration_entry_wait
+        (Some(Pte::Migration { .. }), _) => Flow::Blocked,
+        (Some(Pte::Hwpoison(_)), _) => {
+            l.out = HWPOISON;
+            Flow::Return(Errno::Efault.ret())
+        }
         (Some(Pte::Swap(entry)), _) => Flow::Call(
             PathId::DoSwapPage,
             Locals {
@@ -460,7 +470,7 @@ impl Host {
         Some(pfn)
     }
 
-    /// Gives a page back that nobody maps.
+    /// Gives a page back that nobody maps. A poisoned one is nobody's from now on.
     pub(crate) fn drop_unmapped_page(&mut self, pfn: Pfn) {
         if self.has_flag(pfn, PageFlags::HUGETLB) {
             return self.put_hugetlb_page(pfn);
@@ -469,10 +479,13 @@ impl Host {
             self.resident -= 1;
         }
         let page = self.page_mut(pfn);
+        let poisoned = page.flags & PageFlags::HWPOISON;
         page.refcount = 0;
-        page.flags = PageFlags::empty();
+        page.flags = poisoned;
         page.mapping = PageMapping::None;
-        self.buddy.free(pfn);
+        if poisoned.is_empty() {
+            self.buddy.free(pfn);
+        }
     }
 
     /// `anon_vma_prepare`: anonymous pages may be mapped from now on.

@@ -27,6 +27,14 @@ pub(super) static DO_FAULT: Path = Path {
             run: do_fault_around,
         },
         Step {
+            name: "folio_try_get",
+            run: folio_try_get,
+        },
+        Step {
+            name: "folio_trylock",
+            run: folio_trylock,
+        },
+        Step {
             name: "set_ptes",
             run: map_around,
         },
@@ -129,6 +137,34 @@ fn do_fault_around(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::To("filemap_get_folio");
     };
     (l.file, l.file_page, l.pfn, l.end) = (file, index, Some(pfn), Va(vpn * PAGE_SIZE));
+    Flow::Next
+}
+
+/// A reference for as long as it takes, which others may notice (`next_uptodate_folio`).
+fn folio_try_get(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let pfn = l.pfn.expect("found");
+    if host.file(l.file).cache.get(&l.file_page) != Some(&Cached::Page(pfn)) {
+        return Flow::To("do_fault_around");
+    }
+    host.page_mut(pfn).refcount += 1;
+    Flow::Next
+}
+
+fn put_around(host: &mut Host, pfn: Pfn) -> Flow {
+    if host.put_page(pfn) {
+        host.drop_unmapped_page(pfn);
+    }
+    Flow::To("do_fault_around")
+}
+
+/// Locked by somebody meanwhile, it is left out.
+fn folio_trylock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let pfn = l.pfn.expect("found");
+    if host.has_flag(pfn, PageFlags::LOCKED) {
+        return put_around(host, pfn);
+    }
+    host.set_flag(pfn, PageFlags::LOCKED, true);
+    let (_, vma) = vma_of(host, l);
     pte::sync_tags(host, &Locals { va: l.end, ..*l }, &vma, Old::None)
 }
 
@@ -137,25 +173,26 @@ fn map_around(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (_, vma) = vma_of(host, l);
     let (va, pfn) = (l.end, l.pfn.expect("found"));
     let cached = host.file(l.file).cache.get(&l.file_page) == Some(&Cached::Page(pfn));
-    if cached && host.mm(l.mm).pte(va).is_none() {
-        host.page_mut(pfn).refcount += 1;
-        let pte = Pte::Present {
-            pfn,
-            write: vma.prot.contains(Prot::WRITE) && vma.flags.contains(VmFlags::SHARED),
-            dirty: false,
-            tagged: vma.flags.contains(VmFlags::MTE),
-            special: false,
-        };
-        host.mm_mut(l.mm).set_pte(va, pte);
-        note!(
-            host,
-            [Key::page(l.mm, va), Key::Frame(pfn), Key::File(l.file, l.file_page)],
-            "page {} of file {} mapped at {}",
-            l.file_page,
-            l.file.0,
-            host.place(l.mm, va)
-        );
+    host.set_flag(pfn, PageFlags::LOCKED, false);
+    if !cached || host.mm(l.mm).pte(va).is_some() {
+        return put_around(host, pfn);
     }
+    let pte = Pte::Present {
+        pfn,
+        write: vma.prot.contains(Prot::WRITE) && vma.flags.contains(VmFlags::SHARED),
+        dirty: false,
+        tagged: vma.flags.contains(VmFlags::MTE),
+        special: false,
+    };
+    host.mm_mut(l.mm).set_pte(va, pte);
+    note!(
+        host,
+        [Key::page(l.mm, va), Key::Frame(pfn), Key::File(l.file, l.file_page)],
+        "page {} of file {} mapped at {}",
+        l.file_page,
+        l.file.0,
+        host.place(l.mm, va)
+    );
     Flow::To("do_fault_around")
 }
 

@@ -129,6 +129,18 @@ fn copy_pte_range(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             host.ledger.forked(l.mm, child, va);
             pte
         }
+        Pte::Migration { pfn, write, dirty, .. } => {
+            if !matches!(host.page(pfn).mapping, PageMapping::File(..)) {
+                host.ledger.forked(l.mm, child, va);
+            }
+            Pte::Migration {
+                pfn,
+                write: write && shared,
+                dirty,
+                exclusive: false,
+            }
+        }
+        Pte::Hwpoison(_) => pte,
         Pte::Present {
             pfn,
             write,

@@ -18,7 +18,7 @@ use crate::mm::{Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
-use crate::paths::{fault, notifier};
+use crate::paths::{change_pte, fault, notifier};
 use crate::policy::KsmMergeTagged;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
@@ -54,6 +54,7 @@ outline! {
         "page_vma_mapped_walk" => page_vma_mapped_walk,
         "mte_sync_tags" => sync_tags,
         "set_pte_at" => set_write_protected,
+        "mmu_notifier_change_pte" => |_, l, _| change_pte::call(l),
         "mmu_notifier_invalidate_range_end" => |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(l)),
         "return" => |_, l, _| Flow::Return(if l.writable { 0 } else { Errno::Efault.ret() }),
     }
@@ -64,6 +65,7 @@ outline! {
         "mmu_notifier_invalidate_range_start" => |_, l, _| Flow::Call(PathId::NotifierStart, notifier::range(l)),
         "mte_sync_tags" => sync_kpage,
         "set_pte_at" => set_kpage,
+        "mmu_notifier_change_pte" => |_, l, _| change_pte::call(&Locals { pfn: l.from, ..*l }),
         "mmu_notifier_invalidate_range_end" => |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(l)),
         "put_page" => put_replaced,
     }

@@ -197,7 +197,7 @@ fn madvise_free_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
                 pfn.0
             );
         }
-        Pte::Present { .. } => {}
+        Pte::Present { .. } | Pte::Migration { .. } | Pte::Hwpoison(_) => {}
     }
     Flow::To("madvise_free_pte_range")
 }
@@ -292,10 +292,14 @@ fn truncate_inode_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             .retain(|index, _| !(first..end).contains(index));
         return Flow::Return(0);
     };
-    if let Cached::Page(pfn) = cached
-        && host.has_flag(pfn, PageFlags::LOCKED)
-    {
-        return Flow::Blocked;
+    if let Cached::Page(pfn) = cached {
+        if host.has_flag(pfn, PageFlags::LOCKED) {
+            return Flow::Blocked;
+        }
+        if host.mapcount(pfn) > 0 {
+            // truncate_cleanup_folio: mapped again since.
+            return Flow::To("unmap_mapping_range");
+        }
     }
     host.file_mut(l.file).cache.remove(&index);
     (l.pfn, l.entry) = (None, None);

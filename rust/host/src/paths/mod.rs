@@ -2,6 +2,7 @@
 //!
 //! **Keeps**: [`table`] is the one place where a policy selects a table; inside a step a policy is asked at the decision.
 
+mod change_pte;
 mod copy;
 mod copy_tags;
 mod fault;
@@ -11,8 +12,10 @@ mod free;
 mod gmem_abort;
 mod guest_access;
 mod hugetlb;
+mod hwpoison;
 mod ksm;
 mod madvise;
+mod migrate;
 mod mprotect;
 mod mte;
 mod notifier;
@@ -34,7 +37,10 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
-use crate::policy::{CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, Policy, RestoreAt, RestoreFlagged, Sanitise};
+use crate::policy::{
+    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, MigrateCopy, Policy, RestoreAt, RestoreFlagged,
+    Sanitise,
+};
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
 static NOTHING: Path = Path {
@@ -83,6 +89,13 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
+        PathId::DoMovePages => &migrate::DO_MOVE_PAGES,
+        PathId::MigratePages => match policy.migrate_copy {
+            MigrateCopy::First => &migrate::COPY_THEN_MOVE,
+            MigrateCopy::Last => &migrate::MOVE_THEN_COPY,
+        },
+        PathId::SoftOffline => &migrate::SOFT_OFFLINE,
+        PathId::MemoryFailure => &hwpoison::MEMORY_FAILURE,
         PathId::KsmDoScan => &ksm::KSM_DO_SCAN,
         PathId::TryToMergeWithKsmPage => &ksm::TRY_TO_MERGE_WITH_KSM_PAGE,
         PathId::WriteProtectPage => &ksm::WRITE_PROTECT_PAGE,
@@ -124,6 +137,8 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::FreeUnrefPage => &free::FREE_UNREF_PAGE,
         PathId::ShrinkFolioList => &reclaim::SHRINK_FOLIO_LIST,
         PathId::NotifierStart => &notifier::INVALIDATE_RANGE_START,
+        PathId::ChangePte if policy.change_pte == ChangePte::None => &NOTHING,
+        PathId::ChangePte => &change_pte::CHANGE_PTE,
         PathId::NotifierEnd => &notifier::INVALIDATE_RANGE_END,
         PathId::ZapPageRange => &zap::ZAP_PAGE_RANGE,
         PathId::Munmap => &zap::MUNMAP,
@@ -148,6 +163,8 @@ fn madvise_path(advice: Advice) -> PathId {
         Advice::Free => PathId::MadviseFree,
         Advice::Pageout => PathId::MadvisePageout,
         Advice::Remove => PathId::MadviseRemove,
+        Advice::SoftOffline => PathId::SoftOffline,
+        Advice::Hwpoison => PathId::MemoryFailure,
         Advice::Unmergeable => PathId::UnmergeKsmPages,
         Advice::PopulateRead | Advice::PopulateWrite => PathId::MadvisePopulate,
         _ => PathId::Nothing,
@@ -215,6 +232,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::Swapoff => (PathId::Swapoff, Locals::default()),
     }

@@ -104,7 +104,7 @@ fn page_named(host: &Host, l: &Locals, io: &Io) -> Option<Pfn> {
         Some(Pte::Present {
             pfn, special: false, ..
         }) => Some(pfn),
-        Some(Pte::Present { .. }) => None,
+        Some(Pte::Present { .. } | Pte::Migration { .. } | Pte::Hwpoison(_)) => None,
         Some(Pte::Swap(entry)) => host.swap.lookup(entry),
         None => match host.cached_at(l.mm, l.va)? {
             Cached::Swap(entry) => host.swap.lookup(entry),

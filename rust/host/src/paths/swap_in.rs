@@ -9,6 +9,7 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
+use crate::paths::fault;
 use crate::paths::pte::{self, Old};
 use crate::policy::{RestoreAt, SwapBypass, SwapInWrite};
 use crate::state::Host;
@@ -122,6 +123,14 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.from = None;
     if host.mm(l.mm).pte(l.va) != Some(Pte::Swap(entry)) {
         return Flow::Return(0);
+    }
+    if host
+        .swap
+        .lookup(entry)
+        .is_some_and(|pfn| host.has_flag(pfn, PageFlags::HWPOISON))
+    {
+        l.out = fault::HWPOISON;
+        return Flow::Return(Errno::Efault.ret());
     }
     if let Some(pfn) = host.swap.lookup(entry) {
         l.pfn = Some(pfn);

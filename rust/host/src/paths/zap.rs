@@ -121,6 +121,7 @@ pub(super) fn fput(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let private = |pte: &Pte| match pte {
         Pte::Present { pfn, .. } => !matches!(host.page(*pfn).mapping, PageMapping::File(..)),
+        Pte::Migration { pfn, .. } | Pte::Hwpoison(pfn) => !matches!(host.page(*pfn).mapping, PageMapping::File(..)),
         Pte::Swap(_) => true,
     };
     let next = host
@@ -160,7 +161,7 @@ fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
                 (l.pfn, l.entry) = (Some(pfn), host.page(pfn).swap);
             }
         }
-        Pte::Present { .. } => {}
+        Pte::Present { .. } | Pte::Migration { .. } | Pte::Hwpoison(_) => {}
         Pte::Swap(entry) => {
             note!(
                 host,

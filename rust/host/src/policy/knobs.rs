@@ -440,6 +440,15 @@ knobs! {
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
     }
+    /// Whether a migration copies the page before or after the page cache has let go of the source (`__migrate_folio`). A
+    /// copy that comes first is done again when that fails.
+    "migrate_copy" migrate_copy: MigrateCopy, "migration copies",
+    "mm/migrate.c; 060913999d7a (v6.11)" {
+        /// Last, when nothing can fail any more (up to 6.10).
+        Last = "last",
+        /// First (6.11 and later).
+        First = "first",
+    }
     /// When an asynchronous tag check fault of a process becomes `SEGV_MTEAERR`.
     "async_report" async_report: AsyncReport, "SEGV_MTEAERR delivered",
     "recorded on 6.1.192, 6.12.107, 7.3.4" {

@@ -9,7 +9,7 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugetlbMte,
-    KsmMergeTagged, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
+    KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
     RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapBypass,
     SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
@@ -70,6 +70,7 @@ profiles! {
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
+        migrate_copy: MigrateCopy::Last,
         pageout_references: PageoutReferences::Checked,
         async_report: AsyncReport::Access,
     }
@@ -211,6 +212,7 @@ profiles! {
         copy_tags_logging: CopyTagsLogging::Busy,
         copy_tags_offline: CopyTagsOffline::Fault,
         thp_zero_subpage: ThpZeroSubpage::DataOnly,
+        migrate_copy: MigrateCopy::First,
     }
     "linux-6.12" linux_6_12 from linux_6_12_0, "PG_mte_lock, VM_MTE_ALLOWED checked at slot and fault (longterm, judged against 6.12.107)" {
         zero_page: ZeroPage::Unflagged,

@@ -153,3 +153,42 @@ fn pages_the_guest_never_touched_are_merged_and_its_stg_takes_them_apart() {
     assert_eq!(g.violated(), Vec::<&str>::new());
     silent(&mut g.machine);
 }
+
+#[test]
+fn change_pte_tags_the_pages_that_would_have_been_merged() {
+    let mut g = guest_with_equal_pages("linux-6.1");
+    assert_eq!(g.machine.ksm_run(), 0);
+    for page in 0..3 {
+        assert!(g.machine.pagemap(g.vmm, g.page(page)).mte_tagged);
+    }
+    assert_eq!(g.ldg(IPA + PAGE_SIZE), Ok(0));
+    assert_eq!(g.violated(), Vec::<&str>::new());
+    silent(&mut g.machine);
+}
+
+/// The guest has read a page that nobody wrote; then the VMM writes it.
+fn written_over_the_zero_page(kernel: &str, knobs: &[(&str, &str)]) -> Guest {
+    let mut g = guest(&config(policy(kernel, knobs)), 2);
+    g.ldg(IPA).unwrap();
+    g.machine.user_store(g.vmm, g.page(0), 8, 1).unwrap();
+    g
+}
+
+#[test]
+fn a_page_that_replaces_the_zero_page_is_sanitised_by_change_pte_or_by_the_next_fault() {
+    for (kernel, tagged) in [("linux-6.1", true), ("linux-6.6", false), ("linux-6.12", false)] {
+        let mut g = written_over_the_zero_page(kernel, &[]);
+        assert_eq!(g.machine.pagemap(g.vmm, g.page(0)).mte_tagged, tagged, "{kernel}");
+        assert_eq!(g.ldg(IPA), Ok(0));
+        g.stg(IPA, 5).unwrap();
+        assert_eq!(g.ldg(IPA), Ok(5));
+        assert_eq!(g.violated(), Vec::<&str>::new(), "{kernel}");
+    }
+}
+
+#[test]
+fn change_pte_without_sanitising_shows_the_guest_an_earlier_owners_tags() {
+    let mut g = written_over_the_zero_page("linux-6.1", &[("K20", "map")]);
+    g.ldg(IPA).unwrap();
+    assert_eq!(g.violated(), ["P4", "P2"]);
+}
