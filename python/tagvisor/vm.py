@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tagvisor import _native
     from tagvisor.process import Mapping, Process
 
-__all__ = ["DIRTY_LOG", "READ_ONLY", "GuestMemfd", "Vm"]
+__all__ = ["DIRTY_LOG", "READ_ONLY", "GuestMemfd", "Memslot", "Vm"]
 
 DIRTY_LOG = 1
 """``KVM_MEM_LOG_DIRTY_PAGES``."""
@@ -47,11 +47,18 @@ class GuestMemfd:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
+class Memslot:
+    """A memslot, as it was asked for."""
+
+    slot: int
+    """Its number."""
     ipa: int
+    """Guest physical address."""
     address: int
+    """Address in the VMM."""
     pages: int
     flags: int
+    """:data:`DIRTY_LOG`, :data:`READ_ONLY`, or both."""
 
 
 class Vm:
@@ -61,7 +68,7 @@ class Vm:
     :class:`tagvisor.LinuxError` with ``EBADF``.
     """
 
-    __slots__ = ("_slots", "alive", "id", "machine", "process")
+    __slots__ = ("_slots", "alive", "id", "machine", "mte", "process")
 
     process: Process
     """The VMM."""
@@ -71,13 +78,16 @@ class Vm:
     """Its number there."""
     alive: bool
     """Has the VMM not closed it?"""
+    mte: bool
+    """Has it ``KVM_CAP_ARM_MTE``?"""
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.machine = process.machine
         self.id = self.machine.create_vm(process.mm)
         self.alive = True
-        self._slots: dict[int, _Slot] = {}
+        self.mte = False
+        self._slots: dict[int, Memslot] = {}
 
     def __repr__(self) -> str:
         slots = ", ".join(f"{slot}: {known.ipa:#x}" for slot, known in sorted(self._slots.items()))
@@ -90,6 +100,7 @@ class Vm:
             LinuxError: ``EINVAL`` once a vCPU exists, or when the host has no MTE to give.
         """
         self.machine.enable_cap_arm_mte(self.id)
+        self.mte = True
 
     def vcpu(self) -> Vcpu:
         """``KVM_CREATE_VCPU``.
@@ -156,7 +167,7 @@ class Vm:
         else:
             address, count = backing.span(first, pages)
             self.machine.set_user_memory_region(self.id, number, start, address, count, known)
-        self._slots[number] = _Slot(start, address, count, known)
+        self._slots[number] = Memslot(number, start, address, count, known)
         return number
 
     def _add_guest_memfd(
@@ -211,16 +222,10 @@ class Vm:
         bits = np.unpackbits(bitmap, bitorder="little").astype(np.bool_)
         return bits[: self._slots[number].pages]
 
-    def memslot(self, slot: int) -> tuple[int, int]:
-        """Guest physical address and number of pages of a slot.
-
-        Raises:
-            ArgumentError: No such slot.
-        """
-        known = self._slots.get(_check.integer("slot", slot, 0, _U32))
-        if known is None:
-            raise ArgumentError("slot", slot, f"one of {sorted(self._slots)}")
-        return known.ipa, known.pages
+    @property
+    def memslots(self) -> tuple[Memslot, ...]:
+        """Its memslots, by number."""
+        return tuple(known for _, known in sorted(self._slots.items()))
 
     def remove_memslot(self, slot: int) -> None:
         """``KVM_SET_USER_MEMORY_REGION`` with size 0: the slot and its stage-2 mappings go.

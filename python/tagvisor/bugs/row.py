@@ -5,14 +5,15 @@ who says so; and a script that shows it. A *sequential* row is a function on a m
 a function that gives the explorer its actors. Whether the bug bites is never asked of the script:
 the ledger of the machine decides.
 
-Invariant: the same script runs under the broken and under the mended policy.
+Invariant: the same script runs under the broken and under the mended policy, unless user space
+alone mended it.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tagvisor.errors import (
@@ -69,6 +70,8 @@ class Bug:
     """What happens, step by step."""
     script: Callable[[Host], None] | None = None
     """Does it, for a sequential row. It may end early with what the kernel refuses."""
+    mended_script: Callable[[Host], None] | None = None
+    """Does it as user space does that knows better, where no kernel mended it."""
     actors: Callable[[Host], Actors] | None = None
     """Sets the machine up and tells who then does what, for a race."""
     machine: Mapping[str, Any] = field(default_factory=dict)
@@ -211,7 +214,7 @@ def establish(bug: Bug) -> Found:
         return Found(bug, None, None, 0, 0, 0.0, None, "")
     began = time.perf_counter()
     broken = run(bug, policy_of(bug.broken), (bug.property,))
-    mended = run(bug, policy_of(bug.fixed_in))
+    mended = run(replace(bug, script=bug.mended_script or bug.script), policy_of(bug.fixed_in))
     seconds = time.perf_counter() - began
     violation = broken.of(bug.property)
     holds = not mended.violations and mended.complete and mended.ended == bug.refused

@@ -29,6 +29,7 @@ mod log;
 mod machine;
 mod madvise;
 mod memcg;
+mod migrate;
 mod mm;
 mod mteswap;
 mod ops;

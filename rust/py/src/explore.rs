@@ -12,6 +12,9 @@ use crate::op::Op;
 /// Distinct states, steps run, whether all were looked at, and the finding: a violation, or the steps of a deadlock.
 type Outcome = (u64, u64, bool, Option<Verdict>, Option<Vec<Line>>);
 
+/// Path and step to stop at, and whether behind it.
+type Place = (String, String, bool);
+
 /// Runs the actors' operations in every order of their steps. The machine is copied, not changed.
 #[pyfunction]
 pub(crate) fn explore(
@@ -54,7 +57,11 @@ pub(crate) fn schedule(
     py: Python<'_>,
     machine: &Machine,
     actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+<<<<<<< HEAD
     turns: Vec<PyTurn>,
+=======
+    turns: Vec<(usize, Option<Place>)>,
+>>>>>>> bugs-work
 ) -> PyResult<()> {
     let actors = actors
         .into_iter()
