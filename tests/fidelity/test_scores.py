@@ -1,4 +1,4 @@
-"""The model answers as recorded kernels do, and its ledger finds nothing wrong with fixed kernels."""
+"""The model answers as recorded kernels do, and its ledger is silent on fixed kernels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from tests.fidelity.scores import Score, bundled, score
 
 from tagvisor import scenario
-from tests.fidelity.scores import Score, bundled, score
 
 # Equal answers per kernel and kind of swap, in percent: what the last change reached, rounded
 # down. Raise it when a change reaches more. docs/fidelity.md explains what is left.

@@ -47,9 +47,6 @@ fn property(number: &str) -> PyResult<Property> {
     known.ok_or_else(|| ArgumentError::new_err(("properties", number.to_owned(), "P1 to P9")))
 }
 
-/// Who acts, and where to stop: path, step, and whether behind the step.
-type PyTurn = (usize, Option<(String, String, bool)>);
-
 /// Runs the actors' operations on the machine itself, turn by turn: who, and the path and step to stop at, before or after
 /// it.
 #[pyfunction]
@@ -57,11 +54,7 @@ pub(crate) fn schedule(
     py: Python<'_>,
     machine: &Machine,
     actors: Vec<(String, Vec<Bound<'_, Op>>)>,
-<<<<<<< HEAD
-    turns: Vec<PyTurn>,
-=======
     turns: Vec<(usize, Option<Place>)>,
->>>>>>> bugs-work
 ) -> PyResult<()> {
     let actors = actors
         .into_iter()
