@@ -140,6 +140,15 @@ this table is typed by hand. It is written by
 tagvisor bugs --markdown > docs/bugs.md
 ```
 
+`tagvisor bugs --json` prints the same as one JSON object a row. `found` is true when the row's
+script, run by this build under the broken profile, made the ledger report the row's property;
+`fixed` is true when the same script under the other profile made it report nothing at all, audit of
+the whole machine included, and ended as that kernel ends it (with the errno it refuses with, or
+not early). Both are `null` for a row that waits for a piece of the model. The exit status is 1
+when a row that runs is not as it should be. A profile with `KNOB=VALUE` behind it is a kernel that
+was never released like that: a release candidate, a proposal, or what a rule is there to prevent.
+Rows marked *derived* follow from the sources and were reported by nobody.
+
 The properties: P1 no-loss, P2 no-leak, P3 flag implies tags, P4 mapping implies flag, P5 taggable,
 P6 metadata life, P7 migration, P8 sanity, P9 trap. Steps are the length of the counterexample,
 states those that the explorer looked at (races only).
@@ -164,6 +173,8 @@ def _page(found: Sequence[Found]) -> str:
         lines += [f"### {row.id}: {row.title}", ""]
         lines += [f"{number}. {line}" for number, line in enumerate(row.story, 1)]
         lines += ["", f"Source: {row.source}."]
+        if row.derived:
+            lines += ["", "Derived from the sources and reported by nobody: no known bug."]
         if row.waiting:
             lines += ["", f"Waits: {row.waiting}."]
         lines.append("")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Exploration", "Turn", "explore", "ops", "schedule"]
 
 Turn: TypeAlias = "str | tuple[str, str]"
-"""Who runs to the end of its operations; or who, and before which step (``"path: step"``)."""
+"""Who runs to the end of its operations; or who, and before which step (``"path: step"``) it stops,
+or behind which (``"after path: step"``)."""
 
 
 _MAX_ACTORS = 8  # past which no machine finishes
@@ -110,7 +111,8 @@ def schedule(host: Host, actors: Mapping[str, Sequence[ops.Op]], turns: Sequence
         host: The machine. It is changed; when the schedule cannot be run, it is as it was.
         actors: Name to operations, as for :func:`explore`.
         turns: Who runs, in order. A name alone runs all that is left of its operations; with a
-            step, as the log names it, it stops before that step.
+            step, as the log names it, it stops before that step; with ``after`` in front, behind
+            it, whatever the policy makes the next one.
 
     Raises:
         ArgumentError: An actor waits for another, never comes to its step, or is not finished at
@@ -120,7 +122,7 @@ def schedule(host: Host, actors: Mapping[str, Sequence[ops.Op]], turns: Sequence
         raise ArgumentError("host", host.policy, "a policy of plain values")
     todo = _checked(actors)
     names = [name for name, _ in todo]
-    stretches: list[tuple[int, tuple[str, str] | None]] = []
+    stretches: list[tuple[int, tuple[str, str, bool] | None]] = []
     for turn in turns:
         who, until = (turn, None) if isinstance(turn, str) else turn
         if who not in names:
@@ -128,10 +130,11 @@ def schedule(host: Host, actors: Mapping[str, Sequence[ops.Op]], turns: Sequence
         if until is None:
             stretches.append((names.index(who), None))
             continue
-        path, colon, step = until.partition(": ")
+        place = until.removeprefix("after ")
+        path, colon, step = place.partition(": ")
         if not colon:
             raise ArgumentError("turns", until, "a path and its step, as in 'munmap: unmap_vmas'")
-        stretches.append((names.index(who), (path, step)))
+        stretches.append((names.index(who), (path, step, place != until)))
     _native.schedule(host.machine, todo, stretches)
 
 

@@ -339,7 +339,7 @@ def judge(sequence: Sequence, policy: Policy) -> Cell:
 
 
 def rows() -> list[Row]:
-    """Every value of K1 and K18, every pair of K22 and K23, on one kernel; then the profiles."""
+    """Every value of K1 and K18, every pair of K22 and K23; then the profiles with MTE guests."""
     base = linux(BASE)
     values = {knob.id: [value.name for value in knob.values] for knob in knobs()}
     found = []
@@ -350,10 +350,11 @@ def rows() -> list[Row]:
             merged = all(base.knobs[knob] == value for knob, value in chosen.items())
             note = f"as in {base.name}" if merged else ""
             found.append(Row(" x ".join(varied), label, base.replace(**chosen), note))
-    return [
-        *found,
-        *(Row("profiles", known.name, profile(known.name), known.summary) for known in profiles()),
-    ]
+    kernels = ((profile(known.name), known.summary) for known in profiles())
+    guests = (
+        (kernel, note) for kernel, note in kernels if kernel.knobs["cap_arm_mte"] == "present"
+    )
+    return [*found, *(Row("profiles", kernel.name, kernel, note) for kernel, note in guests)]
 
 
 def matrix(progress: Callable[[int, int], None] | None = None) -> Matrix:

@@ -87,6 +87,7 @@ class Policy:
             def decide(self, knob, event):
                 return "restore" if knob == "K1" and event == "handle_mm_fault" else None
 
+
         host = tv.Host(Careless.like("6.12"))
     """
 

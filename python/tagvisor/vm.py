@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tagvisor import _native
     from tagvisor.process import Mapping, Process
 
-__all__ = ["DIRTY_LOG", "READ_ONLY", "Vm"]
+__all__ = ["DIRTY_LOG", "READ_ONLY", "GuestMemfd", "Memslot", "Vm"]
 
 DIRTY_LOG = 1
 """``KVM_MEM_LOG_DIRTY_PAGES``."""
@@ -34,6 +35,32 @@ _U32 = (1 << 32) - 1
 _MAX_PAGES = 1 << 31
 
 
+@dataclass(frozen=True, slots=True)
+class GuestMemfd:
+    """Guest memory that the VMM need not map. Made by :meth:`Vm.create_guest_memfd`."""
+
+    vm: Vm
+    file: int
+    """Its number on the machine."""
+    pages: int
+    """How many 4 KiB pages it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memslot:
+    """A memslot, as it was asked for."""
+
+    slot: int
+    """Its number."""
+    ipa: int
+    """Guest physical address."""
+    address: int
+    """Address in the VMM."""
+    pages: int
+    flags: int
+    """:data:`DIRTY_LOG`, :data:`READ_ONLY`, or both."""
+
+
 class Vm:
     """A virtual machine. Made by :meth:`tagvisor.Process.create_vm`.
 
@@ -41,7 +68,7 @@ class Vm:
     :class:`tagvisor.LinuxError` with ``EBADF``.
     """
 
-    __slots__ = ("_slots", "alive", "id", "machine", "process")
+    __slots__ = ("_slots", "alive", "id", "machine", "mte", "process")
 
     process: Process
     """The VMM."""
@@ -51,16 +78,19 @@ class Vm:
     """Its number there."""
     alive: bool
     """Has the VMM not closed it?"""
+    mte: bool
+    """Has it ``KVM_CAP_ARM_MTE``?"""
 
     def __init__(self, process: Process) -> None:
         self.process = process
         self.machine = process.machine
         self.id = self.machine.create_vm(process.mm)
         self.alive = True
-        self._slots: dict[int, tuple[int, int]] = {}
+        self.mte = False
+        self._slots: dict[int, Memslot] = {}
 
     def __repr__(self) -> str:
-        slots = ", ".join(f"{slot}: {ipa:#x}" for slot, (ipa, _) in sorted(self._slots.items()))
+        slots = ", ".join(f"{slot}: {known.ipa:#x}" for slot, known in sorted(self._slots.items()))
         return f"<Vm of {self.process.name!r}, memslots {{{slots}}}>"
 
     def enable_mte(self) -> None:
@@ -70,6 +100,7 @@ class Vm:
             LinuxError: ``EINVAL`` once a vCPU exists, or when the host has no MTE to give.
         """
         self.machine.enable_cap_arm_mte(self.id)
+        self.mte = True
 
     def vcpu(self) -> Vcpu:
         """``KVM_CREATE_VCPU``.
@@ -79,26 +110,40 @@ class Vm:
         """
         return Vcpu(self, self.machine.create_vcpu(self.id))
 
+    def create_guest_memfd(self, pages: int) -> GuestMemfd:
+        """``KVM_CREATE_GUEST_MEMFD``: guest memory that is a file of KVM, not a mapping.
+
+        Args:
+            pages: Its size in 4 KiB pages.
+
+        Raises:
+            LinuxError: ``EINVAL``, the kernel has none on arm64 (up to 6.17).
+        """
+        count = _check.integer("pages", pages, 1, _MAX_PAGES)
+        return GuestMemfd(self, self.machine.create_guest_memfd(self.id, count), count)
+
     def add_memslot(
         self,
         ipa: int,
-        backing: Mapping,
+        backing: Mapping | GuestMemfd,
         *,
         first: int = 0,
         pages: int | None = None,
         slot: int | None = None,
         flags: int = 0,
+        log_dirty: bool = False,
     ) -> int:
         """``KVM_SET_USER_MEMORY_REGION``: guest physical memory, and what stands behind it.
 
         Args:
             ipa: Guest physical address, page aligned.
             backing: A mapping of the VMM. The slot refers to its addresses: whatever the VMM maps
-                there later stands behind the guest then.
+                there later stands behind the guest then. Or a ``guest_memfd`` of this VM.
             first: The first page of ``backing``.
             pages: How many; to its end by default.
             slot: The slot's number; the lowest free one by default. An existing slot is changed.
             flags: :data:`DIRTY_LOG`, :data:`READ_ONLY`, or both.
+            log_dirty: The same as :data:`DIRTY_LOG` in ``flags``.
 
         Returns:
             The slot's number.
@@ -108,17 +153,79 @@ class Vm:
                 not have behind it.
             ArgumentError: ``backing`` belongs to another process.
         """
-        if backing.process is not self.process:
-            raise ArgumentError("backing", backing, f"a mapping of the VMM, {self.process!r}")
         if slot is None:
             slot = next(n for n in itertools.count() if n not in self._slots)
         number = _check.integer("slot", slot, 0, _U32)
         start = _check.page_aligned("ipa", ipa, 48)
-        address, count = backing.span(first, pages)
         known = _check.integer("flags", flags, 0, DIRTY_LOG | READ_ONLY)
-        self.machine.set_user_memory_region(self.id, number, start, address, count, known)
-        self._slots[number] = (start, count)
+        if _check.flag("log_dirty", log_dirty):
+            known |= DIRTY_LOG
+        if isinstance(backing, GuestMemfd):
+            address, count = self._add_guest_memfd(number, start, backing, first, pages, known)
+        elif backing.process is not self.process:
+            raise ArgumentError("backing", backing, f"a mapping of the VMM, {self.process!r}")
+        else:
+            address, count = backing.span(first, pages)
+            self.machine.set_user_memory_region(self.id, number, start, address, count, known)
+        self._slots[number] = Memslot(number, start, address, count, known)
         return number
+
+    def _add_guest_memfd(
+        self, slot: int, ipa: int, backing: GuestMemfd, first: int, pages: int | None, flags: int
+    ) -> tuple[int, int]:
+        """A slot that no mapping of the VMM stands behind; its address there and its length."""
+        if backing.vm is not self:
+            raise ArgumentError("backing", backing, "a guest_memfd of this very VM")
+        start = _check.integer("first", first, 0, backing.pages - 1)
+        left = backing.pages - start
+        count = left if pages is None else _check.integer("pages", pages, 1, left)
+        hole = self.process.mmap(count, prot="")
+        hole.munmap()
+        self.machine.set_user_memory_region2(
+            self.id, slot, ipa, hole.address, count, flags, backing.file, start
+        )
+        return hole.address, count
+
+    def set_dirty_log(self, slot: int, *, on: bool) -> None:
+        """``KVM_SET_USER_MEMORY_REGION`` of an existing slot: log its writes from now on, or not.
+
+        Raises:
+            ArgumentError: No such slot.
+            LinuxError: KVM refuses.
+        """
+        known = self._slots.get(_check.integer("slot", slot, 0, _U32))
+        if known is None:
+            raise ArgumentError("slot", slot, f"one of {sorted(self._slots)}")
+        logs = _check.flag("on", on)
+        flags = known.flags | DIRTY_LOG if logs else known.flags & ~DIRTY_LOG
+        self.machine.set_user_memory_region(
+            self.id, slot, known.ipa, known.address, known.pages, flags
+        )
+        self._slots[slot] = replace(known, flags=flags)
+
+    def dirty_log(self, slot: int) -> npt.NDArray[np.bool_]:
+        """``KVM_GET_DIRTY_LOG``: which pages were written since it was asked last.
+
+        Asking clears the log: what the guest writes from then on is seen by the next call.
+
+        Args:
+            slot: A slot that logs (``log_dirty``).
+
+        Returns:
+            One value a page of the slot.
+
+        Raises:
+            LinuxError: ``ENOENT``, no such slot, or it does not log.
+        """
+        number = _check.integer("slot", slot, 0, _U32)
+        bitmap = np.frombuffer(self.machine.get_dirty_log(self.id, number), dtype=np.uint8)
+        bits = np.unpackbits(bitmap, bitorder="little").astype(np.bool_)
+        return bits[: self._slots[number].pages]
+
+    @property
+    def memslots(self) -> tuple[Memslot, ...]:
+        """Its memslots, by number."""
+        return tuple(known for _, known in sorted(self._slots.items()))
 
     def remove_memslot(self, slot: int) -> None:
         """``KVM_SET_USER_MEMORY_REGION`` with size 0: the slot and its stage-2 mappings go.
@@ -127,7 +234,8 @@ class Vm:
             LinuxError: ``EINVAL``, no such slot.
         """
         number = _check.integer("slot", slot, 0, _U32)
-        ipa, _ = self._slots.get(number, (0, 0))
+        known = self._slots.get(number)
+        ipa = 0 if known is None else known.ipa
         self.machine.set_user_memory_region(self.id, number, ipa, 0, 0, 0)
         self._slots.pop(number, None)
 

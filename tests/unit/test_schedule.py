@@ -96,3 +96,18 @@ def test_a_schedule_that_cannot_be_says_why(turns: list[Turn], problem: str) -> 
 
     with pytest.raises(tv.ArgumentError, match=problem):
         play(host, writer, reader, turns)
+
+
+def test_an_actor_stops_behind_a_step_whatever_comes_next() -> None:
+    """What follows ``mmap_read_unlock`` differs between these two kernels: one of them notices."""
+    retries = []
+    for kernel in ("linux-6.1.18", "linux-6.1.27"):
+        host, cpu, _ = two_vcpus(kernel)
+        over = tv.Mapping(cpu.vm.process, 0x7F00_0000_0000, 1)
+        actors = {"vcpu": [ops.stg(cpu, IPA, 5)], "vmm": [ops.mmap(over)]}
+        tv.schedule(
+            host, actors, [("vcpu", "after user_mem_abort: mmap_read_unlock"), "vmm", "vcpu"]
+        )
+        retries.append(host.stats()["stage2_retries"])
+
+    assert retries == [0, 1]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tagvisor import _check
-from tagvisor.bugs import host_flag, host_swap, kvm, metadata
+from tagvisor.bugs import copy_tags, host_flag, host_swap, kvm, metadata, migrated
 from tagvisor.bugs.left_out import LEFT_OUT
 from tagvisor.bugs.row import Bug, Found, LeftOut, Run, establish, policy_of, run
 from tagvisor.errors import ArgumentError
@@ -43,7 +43,17 @@ def _number(row: Bug | LeftOut) -> tuple[bool, str]:
 
 
 CATALOGUE: tuple[Bug, ...] = tuple(
-    sorted((*kvm.ROWS, *host_flag.ROWS, *host_swap.ROWS, *metadata.ROWS), key=_number)
+    sorted(
+        (
+            *kvm.ROWS,
+            *copy_tags.ROWS,
+            *host_flag.ROWS,
+            *host_swap.ROWS,
+            *metadata.ROWS,
+            *migrated.ROWS,
+        ),
+        key=_number,
+    )
 )
 """Every row that runs or will, in the order of their numbers."""
 

@@ -16,6 +16,11 @@ LEFT_OUT = (
         "a warning in a version of B12's mend that was never merged, no tag was wrong",
     ),
     LeftOut(
+        "B16",
+        "KVM_CAP_ARM_MTE races with the creation of a vCPU (5.14-rc)",
+        "both are one step each in the model, as under the kvm->lock that mended it",
+    ),
+    LeftOut(
         "B17",
         "mmap_lock leaked when a memslot is refused (5.14)",
         "a lock leak: every later mmap of the VMM sleeps for ever, no tag is concerned",
@@ -24,6 +29,11 @@ LEFT_OUT = (
         "B18",
         "nVHE: a host pointer dereferenced in enter_exception64",
         "a crash at EL2 before any tag is touched; the model has no nVHE hypervisor",
+    ),
+    LeftOut(
+        "B23",
+        "COPY_TAGS of 4 GiB returns its count in an int",
+        "a wrong answer of an ioctl, no tag was wrong; the check is the knob copy_tags_length",
     ),
     LeftOut(
         "B26",
@@ -59,6 +69,16 @@ LEFT_OUT = (
         "B39",
         "soft lockup clearing the tags of a 1 GiB page",
         "about time: the model has none",
+    ),
+    LeftOut(
+        "B42",
+        "MTE_frac advertised wrongly",
+        "a field of an ID register, no tag was wrong",
+    ),
+    LeftOut(
+        "B43",
+        "device memory refused when the memslot is made, accepted when mapped later",
+        "an inconsistency: it is mapped Device, so no property is broken",
     ),
     LeftOut(
         "B44",

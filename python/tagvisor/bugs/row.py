@@ -5,14 +5,15 @@ who says so; and a script that shows it. A *sequential* row is a function on a m
 a function that gives the explorer its actors. Whether the bug bites is never asked of the script:
 the ledger of the machine decides.
 
-Invariant: the same script runs under the broken and under the mended policy.
+Invariant: the same script runs under the broken and under the mended policy, unless user space
+alone mended it.
 """
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tagvisor.errors import (
@@ -40,7 +41,8 @@ Actors: TypeAlias = "Mapping[str, Sequence[Op]]"
 """Who does what, for the explorer."""
 
 Kind = Literal["sequential", "race"]
-"""``sequential``: one thing after the other shows it. ``race``: only some orders of steps do."""
+"""``sequential``: one thing after the other shows it, or the one order of steps that the script
+prescribes. ``race``: the explorer looks for the order that does."""
 
 _MACHINE = {"memory": "1 MiB", "zone_device": "64 KiB", "swap": "64 KiB", "swap_kind": "nvme"}
 _MAX_STATES = 400_000
@@ -48,7 +50,7 @@ _MAX_STATES = 400_000
 
 @dataclass(frozen=True, slots=True)
 class Bug:
-    """A known bug, or a policy that was proposed and would have been one."""
+    """A known bug, a policy that was proposed and would have been one, or what follows from one."""
 
     id: str
     """Its number in the catalogue, such as ``B12``."""
@@ -68,14 +70,18 @@ class Bug:
     """What happens, step by step."""
     script: Callable[[Host], None] | None = None
     """Does it, for a sequential row. It may end early with what the kernel refuses."""
+    mended_script: Callable[[Host], None] | None = None
+    """Does it as user space does that knows better, where no kernel mended it."""
     actors: Callable[[Host], Actors] | None = None
     """Sets the machine up and tells who then does what, for a race."""
     machine: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :class:`tagvisor.Host` that differ from the catalogue's small machine."""
     refused: str = ""
-    """The errno or signal code by which the mended kernel ends the script, if it does."""
+    """How the mended kernel ends the script, if it does: errno, signal code, guest exception."""
     waiting: str = ""
     """What the model lacks to run it; empty for a row that runs."""
+    derived: bool = False
+    """Derived from the sources, and reported by nobody: no known bug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +152,7 @@ class Found:
             "steps": self.steps,
             "states": self.states,
             "seconds": round(self.seconds, 4),
+            "derived": bug.derived,
             "waiting": bug.waiting or None,
             "source": bug.source,
         }
@@ -207,7 +214,7 @@ def establish(bug: Bug) -> Found:
         return Found(bug, None, None, 0, 0, 0.0, None, "")
     began = time.perf_counter()
     broken = run(bug, policy_of(bug.broken), (bug.property,))
-    mended = run(bug, policy_of(bug.fixed_in))
+    mended = run(replace(bug, script=bug.mended_script or bug.script), policy_of(bug.fixed_in))
     seconds = time.perf_counter() - began
     violation = broken.of(bug.property)
     holds = not mended.violations and mended.complete and mended.ended == bug.refused

@@ -13,7 +13,7 @@ it with another's answers.
 """
 
 from tagvisor.scenario.answers import Answer, json_lines
-from tagvisor.scenario.interpreter import judge, run, run_text
+from tagvisor.scenario.interpreter import judge, judge_text, run, run_text
 from tagvisor.scenario.parser import parse
 
-__all__ = ["Answer", "json_lines", "judge", "parse", "run", "run_text"]
+__all__ = ["Answer", "json_lines", "judge", "judge_text", "parse", "run", "run_text"]

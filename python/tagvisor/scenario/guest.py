@@ -249,7 +249,7 @@ class GuestRoom:
 def _block(entry: int) -> int:
     """Entry of the agent's table: identity, but that the third GiB is the second one, untagged."""
     kinds = {0: DEVICE | NEVER_EXECUTE, 2: UNTAGGED}
-    output = 1 if entry == 2 else entry  # noqa: PLR2004 - the third GiB
+    output = 1 if entry == 2 else entry
     return output << 30 | BLOCK | kinds.get(entry, TAGGED)
 
 

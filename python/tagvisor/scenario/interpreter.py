@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from tagvisor.scenario.answers import Answer, Keys
     from tagvisor.scenario.commands import Command
 
-__all__ = ["Interpreter", "judge", "run", "run_text"]
+__all__ = ["Interpreter", "judge", "judge_text", "run", "run_text"]
 
 PAGE_SIZE = 4096
 
@@ -194,9 +194,33 @@ def judge(
     Raises:
         ScenarioError: No such file, or a line that cannot be executed.
     """
-    commands = parse(_read(path), str(path))
+    return judge_text(_read(path), str(path), policy=policy, swap=swap)
+
+
+def judge_text(
+    text: bytes | str,
+    path: str = "<scenario>",
+    *,
+    policy: str | Policy = "linux-6.12",
+    swap: Literal["zram", "nvme"] = "nvme",
+) -> list[Violation]:
+    """Run a scenario that is already in memory with the ledger watching.
+
+    Args:
+        text: Its lines.
+        path: What errors call it.
+        policy: As for :func:`judge`.
+        swap: As for :func:`judge`.
+
+    Returns:
+        As :func:`judge`.
+
+    Raises:
+        ScenarioError: A line cannot be executed.
+    """
+    commands = parse(text, path)
     host = _machine(policy, swap, judged=True)
-    for _ in Interpreter(host, str(path)).answers(commands):
+    for _ in Interpreter(host, path).answers(commands):
         pass
     with contextlib.suppress(PolicyViolation):
         host.check()

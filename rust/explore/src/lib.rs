@@ -13,5 +13,5 @@ mod schedule;
 mod search;
 
 pub use actor::Actor;
-pub use schedule::{ScheduleError, Turn, schedule};
+pub use schedule::{ScheduleError, Stop, Turn, schedule};
 pub use search::{Exploration, ExploreError, Finding, explore};

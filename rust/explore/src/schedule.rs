@@ -14,8 +14,25 @@ use crate::actor::{Actor, Runner};
 pub struct Turn {
     /// Index of the actor that runs.
     pub who: usize,
-    /// Path and step before which it stops; to the end of its operations without.
-    pub until: Option<(String, String)>,
+    /// Where it stops; to the end of its operations without.
+    pub until: Option<Stop>,
+}
+
+/// A place in an actor's way.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// The path, as the log names it.
+    pub path: String,
+    /// The step of that path.
+    pub step: String,
+    /// Behind the step, not before it: whatever a policy makes the next one.
+    pub after: bool,
+}
+
+impl Stop {
+    fn is(&self, at: Option<(&'static str, &'static str)>) -> bool {
+        at == Some((self.path.as_str(), self.step.as_str()))
+    }
 }
 
 /// A schedule that cannot be run.
@@ -43,7 +60,7 @@ pub enum ScheduleError {
         who: String,
         /// The path it was to stop in.
         path: String,
-        /// The step it was to stop before.
+        /// The step it was to stop at.
         step: String,
     },
     /// An actor has operations left when the schedule ends.
@@ -78,7 +95,7 @@ fn run_turn(
     host: &mut Host,
     runner: &mut Runner,
     actor: &Actor,
-    until: Option<&(String, String)>,
+    until: Option<&Stop>,
     turn: usize,
 ) -> Result<(), ScheduleError> {
     let mut moved = false;
@@ -86,9 +103,8 @@ fn run_turn(
         runner.begin(actor);
         let next = runner.task.next_step(host);
         // A turn that begins where the last one stopped runs at least one step.
-        if let (Some((path, step)), Some(until), true) = (next, until, moved)
-            && (path, step) == (until.0.as_str(), until.1.as_str())
-        {
+        let stop = until.filter(|stop| stop.is(next));
+        if moved && stop.is_some_and(|stop| !stop.after) {
             return Ok(());
         }
         if runner.step(actor, host) == Progress::Blocked {
@@ -97,10 +113,13 @@ fn run_turn(
             return Err(ScheduleError::Waits { turn, who, path, step });
         }
         moved = true;
+        if stop.is_some_and(|stop| stop.after) {
+            return Ok(());
+        }
     }
     match until {
         None => Ok(()),
-        Some((path, step)) => Err(ScheduleError::NeverThere {
+        Some(Stop { path, step, .. }) => Err(ScheduleError::NeverThere {
             turn,
             who: actor.name.clone(),
             path: path.clone(),

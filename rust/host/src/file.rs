@@ -28,6 +28,15 @@ pub enum FileKind {
     Hugetlb,
     /// On a disk: its pages are written back and dropped under pressure, without their tags (why `VM_MTE_ALLOWED` exists).
     Disk,
+    /// `guest_memfd`: a guest's memory without a mapping of the VMM; unevictable, of fixed size.
+    GuestMemfd,
+}
+
+impl FileKind {
+    /// May reclaim take its pages?
+    pub(crate) const fn evictable(self) -> bool {
+        matches!(self, Self::Shmem | Self::Disk)
+    }
 }
 
 /// What the page cache holds at one page of a file.

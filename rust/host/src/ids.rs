@@ -36,4 +36,6 @@ pub enum Actor {
     Admin,
     /// A debugger that looks into a process (ptrace).
     Debugger,
+    /// A guest before it was migrated here.
+    Migrated,
 }

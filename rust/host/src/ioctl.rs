@@ -8,12 +8,13 @@
 use tagvisor_arch::{Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, PageTags, Tag, Va};
 
 use crate::errno::Errno;
+use crate::file::{FileId, FileKind};
 use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::{Kvm, Memslot, Vcpu};
+use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD, Vcpu};
 use crate::log::{Key, note};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
-use crate::policy::{CapArmMte, CopyTagsLength};
+use crate::policy::{CapArmMte, CopyTagsLength, GuestMemfd};
 
 /// Arguments of [`Machine::set_user_memory_region`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,10 +96,15 @@ impl Machine {
         self.host.policy.cap_arm_mte == CapArmMte::Present
     }
 
-    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists, or where the kernel has no such capability.
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`: -EINVAL once a vCPU exists, where the kernel has no such capability, and
+    /// since 7.2 with `guest_memfd` slots.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
         if !self.check_extension_arm_mte() || !self.host.vm(vm).vcpus.is_empty() {
+            return Err(Errno::Einval);
+        }
+        let gmem = self.host.vm(vm).slots.values().any(|slot| slot.gmem.is_some());
+        if gmem && self.host.policy.guest_memfd == GuestMemfd::Refused {
             return Err(Errno::Einval);
         }
         self.host.vm_mut(vm).mte = true;
@@ -157,9 +163,31 @@ impl Machine {
         self.host.vcpu_mut(vcpu).cpu.tco = tco;
     }
 
+    /// `KVM_CREATE_GUEST_MEMFD` with `GUEST_MEMFD_FLAG_MMAP`. -EINVAL: no pages, or a kernel that has none on arm64.
+    pub fn create_guest_memfd(&mut self, vm: VmId, pages: u64) -> Result<FileId, Errno> {
+        self.open_vm(vm)?;
+        if self.host.policy.guest_memfd == GuestMemfd::Absent || !(1..=MAX_PAGES).contains(&pages) {
+            return Err(Errno::Einval);
+        }
+        let file = self.host.create_file(FileKind::GuestMemfd, pages, true);
+        self.host.vm_mut(vm).guest_memfds.push(file);
+        Ok(file)
+    }
+
     /// `KVM_SET_USER_MEMORY_REGION`. -EINVAL: unaligned, too large, a policy that refuses the memory, a slot that does not
     /// exist deleted; -EEXIST: overlaps another slot.
     pub fn set_user_memory_region(&mut self, vm: VmId, args: SlotArgs) -> Result<(), Errno> {
+        self.set_user_memory_region2(vm, args, None)
+    }
+
+    /// `KVM_SET_USER_MEMORY_REGION2`: the same, and with a `guest_memfd` (and its page behind the slot's first) the slot's
+    /// memory is that file's, whatever lies at the address. -EINVAL too: another VM's file, or one too small.
+    pub fn set_user_memory_region2(
+        &mut self,
+        vm: VmId,
+        args: SlotArgs,
+        gmem: Option<(FileId, u64)>,
+    ) -> Result<(), Errno> {
         let SlotArgs {
             id,
             ipa,
@@ -176,7 +204,8 @@ impl Machine {
             base_gfn: ipa.gfn(),
             pages,
             userspace_addr,
-            flags,
+            flags: flags | gmem.map_or(0, |_| SLOT_GUEST_MEMFD),
+            gmem,
             dirty: std::collections::BTreeSet::new(),
             device: false,
         };

@@ -123,21 +123,30 @@ impl Machine {
         self.host.create_file(kind, pages, true)
     }
 
-    /// `ftruncate` to so many pages.
+    /// `ftruncate` to so many pages; a `guest_memfd` keeps its size.
     pub fn truncate(&mut self, file: FileId, pages: u64) {
+        if self.host.file(file).kind == FileKind::GuestMemfd {
+            return;
+        }
         let old = std::mem::replace(&mut self.host.file_mut(file).pages, pages);
         if pages < old {
             self.run(Op::Truncate(file, pages, u64::MAX));
         }
     }
 
-    /// `mmap`, with `MAP_FIXED` at an address: -EINVAL for a length of 0, an unaligned address, or `PROT_MTE` where tags are
-    /// not allowed; -ENOMEM for more than there are addresses, and when the device region is used up.
+    /// `mmap`, with `MAP_FIXED` at an address: -EINVAL for a length of 0, an unaligned address, a private mapping of a
+    /// `guest_memfd`, or `PROT_MTE` where tags are not allowed; -ENOMEM for more than there are addresses, and when the device region is used up.
     pub fn mmap(&mut self, mm: MmId, spec: MapSpec, fixed: Option<Va>) -> Result<Va, Errno> {
         if spec.pages > MAX_PAGES {
             return Err(Errno::Enomem);
         }
         if spec.pages == 0 || fixed.is_some_and(|va| va.page_offset() != 0) {
+            return Err(Errno::Einval);
+        }
+        if let Backing::File(file) = spec.backing
+            && self.host.file(file).kind == FileKind::GuestMemfd
+            && !spec.shared
+        {
             return Err(Errno::Einval);
         }
         // Refused before anything is unmapped: an error changes nothing.

@@ -134,7 +134,7 @@ impl Host {
             Advice::Remove => match file {
                 None => Some(Errno::Einval),
                 Some(_) if !shared => Some(Errno::Eacces),
-                Some(FileKind::Ramfs) => Some(Errno::Eopnotsupp),
+                Some(FileKind::Ramfs | FileKind::GuestMemfd) => Some(Errno::Eopnotsupp),
                 Some(FileKind::Shmem | FileKind::Disk | FileKind::Hugetlb) => None,
             },
             Advice::Collapse => Some(Errno::Einval),

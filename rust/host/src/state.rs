@@ -242,6 +242,7 @@ impl Host {
             Actor::Ksmd => "ksmd".to_owned(),
             Actor::Admin => "root".to_owned(),
             Actor::Debugger => "debugger".to_owned(),
+            Actor::Migrated => "the guest on its source host".to_owned(),
         }
     }
 

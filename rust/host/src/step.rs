@@ -84,6 +84,7 @@ pub(crate) enum PathId {
     UserAccess,
     KvmHandleGuestAbort,
     UserMemAbort,
+    GmemAbort,
     SanitiseMteTags,
     GetUserPages,
     HandleMmFault,

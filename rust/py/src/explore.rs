@@ -1,7 +1,7 @@
 //! The explorer as Python starts it.
 
 use pyo3::prelude::*;
-use tagvisor_explore::{Actor, Exploration, Finding, ScheduleError, Turn};
+use tagvisor_explore::{Actor, Exploration, Finding, ScheduleError, Stop, Turn};
 use tagvisor_host::Property;
 
 use crate::enter::{check_signals, enter};
@@ -11,6 +11,9 @@ use crate::op::Op;
 
 /// Distinct states, steps run, whether all were looked at, and the finding: a violation, or the steps of a deadlock.
 type Outcome = (u64, u64, bool, Option<Verdict>, Option<Vec<Line>>);
+
+/// Path and step to stop at, and whether behind it.
+type Place = (String, String, bool);
 
 /// Runs the actors' operations in every order of their steps. The machine is copied, not changed.
 #[pyfunction]
@@ -44,19 +47,27 @@ fn property(number: &str) -> PyResult<Property> {
     known.ok_or_else(|| ArgumentError::new_err(("properties", number.to_owned(), "P1 to P9")))
 }
 
-/// Runs the actors' operations on the machine itself, turn by turn: who, and the path and step to stop before.
+/// Runs the actors' operations on the machine itself, turn by turn: who, and the path and step to stop at, before or after
+/// it.
 #[pyfunction]
 pub(crate) fn schedule(
     py: Python<'_>,
     machine: &Machine,
     actors: Vec<(String, Vec<Bound<'_, Op>>)>,
-    turns: Vec<(usize, Option<(String, String)>)>,
+    turns: Vec<(usize, Option<Place>)>,
 ) -> PyResult<()> {
     let actors = actors
         .into_iter()
         .map(|(name, ops)| actor(machine, name, &ops))
         .collect::<PyResult<Vec<_>>>()?;
-    let turns: Vec<_> = turns.into_iter().map(|(who, until)| Turn { who, until }).collect();
+    let stop = |(path, step, after)| Stop { path, step, after };
+    let turns: Vec<_> = turns
+        .into_iter()
+        .map(|(who, until)| Turn {
+            who,
+            until: until.map(stop),
+        })
+        .collect();
     machine.with(py, |machine| {
         tagvisor_explore::schedule(machine.host_mut(), &actors, &turns).map_err(|error| schedule_error(&error))
     })

@@ -12,16 +12,19 @@ use tagvisor_arch::{Gfn, PAGE_SIZE, Va};
 
 use super::IPA_BITS;
 use crate::errno::Errno;
+use crate::file::{FileId, FileKind};
 use crate::ids::VmId;
 use crate::log::{Key, note};
 use crate::mm::VmFlags;
-use crate::policy::{SharedBacking, Untaggable};
+use crate::policy::{GuestMemfd, SharedBacking, Untaggable};
 use crate::state::Host;
 
 /// `KVM_MEM_LOG_DIRTY_PAGES`.
 pub const SLOT_DIRTY_LOG: u32 = 1;
 /// `KVM_MEM_READONLY`.
 pub const SLOT_READONLY: u32 = 2;
+/// `KVM_MEM_GUEST_MEMFD`.
+pub const SLOT_GUEST_MEMFD: u32 = 4;
 
 /// `KVM_USER_MEM_SLOTS` is larger; a scenario that needs more is a mistake.
 pub(super) const MAX_SLOTS: u32 = 512;
@@ -41,6 +44,8 @@ pub struct Memslot {
     pub(crate) dirty: BTreeSet<u64>,
     /// K23 = slot with K22 = device: what lay there when the slot was added was device memory.
     pub(crate) device: bool,
+    /// [`SLOT_GUEST_MEMFD`]: the file that backs it, and its page behind the slot's first.
+    pub(crate) gmem: Option<(FileId, u64)>,
 }
 
 impl Memslot {
@@ -70,7 +75,7 @@ enum Change {
 impl Host {
     /// `kvm_set_memory_region`. `pages` 0 deletes the slot.
     pub(crate) fn kvm_set_memory_region(&mut self, vm: VmId, id: u32, mut slot: Memslot) -> Result<(), Errno> {
-        if id >= MAX_SLOTS || slot.flags & !(SLOT_DIRTY_LOG | SLOT_READONLY) != 0 {
+        if id >= MAX_SLOTS || slot.flags & !self.valid_slot_flags(&slot) != 0 {
             return Err(Errno::Einval);
         }
         if slot.userspace_addr.page_offset() != 0 {
@@ -90,6 +95,8 @@ impl Host {
         }
         let change = match &old {
             None => Change::Create,
+            // A guest_memfd slot is made and deleted, never changed.
+            Some(old) if old.gmem.is_some() || slot.gmem.is_some() => return Err(Errno::Einval),
             Some(old) => {
                 let same_memory = old.pages == slot.pages && old.userspace_addr == slot.userspace_addr;
                 if !same_memory || (old.flags ^ slot.flags) & SLOT_READONLY != 0 {
@@ -105,6 +112,7 @@ impl Host {
         if change != Change::FlagsOnly && self.overlaps(vm, id, &slot) {
             return Err(Errno::Eexist);
         }
+        self.kvm_gmem_bind(vm, &slot)?;
         slot.device = self.kvm_arch_prepare_memory_region(vm, &slot)?;
         if let Some(old) = old {
             if slot.logs_dirty() {
@@ -127,7 +135,11 @@ impl Host {
             "memslot {id}: {pages} pages at ipa {} backed by {}{}",
             gfn.base(),
             self.place(mm, hva),
-            if logs { ", writes logged" } else { "" }
+            match (logs, slot.gmem) {
+                (_, Some((file, _))) => format!(", from guest_memfd {}", file.0),
+                (true, None) => ", writes logged".to_owned(),
+                (false, None) => String::new(),
+            }
         );
         self.vm_mut(vm).slots.insert(id, slot);
         // kvm_arch_commit_memory_region
@@ -135,6 +147,35 @@ impl Host {
             self.kvm_mmu_wp_memory_region(vm, id);
         }
         Ok(())
+    }
+
+    /// `check_memory_region_flags`: private memory is not logged, and its writes cannot be emulated. K30: kernels without
+    /// `guest_memfd` do not know the flag.
+    fn valid_slot_flags(&self, slot: &Memslot) -> u32 {
+        match (slot.gmem, self.policy.guest_memfd) {
+            (Some(_), GuestMemfd::Unsanitised | GuestMemfd::Refused) => SLOT_GUEST_MEMFD,
+            _ => SLOT_DIRTY_LOG | SLOT_READONLY,
+        }
+    }
+
+    /// `kvm_gmem_bind`: the file is a `guest_memfd` of this VM and large enough. K30: behind an MTE VM it is refused since
+    /// 7.2.
+    fn kvm_gmem_bind(&self, vm: VmId, slot: &Memslot) -> Result<(), Errno> {
+        let Some((file, first)) = slot.gmem else {
+            return Ok(());
+        };
+        let known = self
+            .files
+            .get(file.0 as usize)
+            .filter(|f| f.kind == FileKind::GuestMemfd);
+        let fits = known.is_some_and(|f| first.checked_add(slot.pages).is_some_and(|end| end <= f.pages));
+        let own = self.vm(vm).guest_memfds.contains(&file);
+        let refused = self.vm(vm).mte && self.policy.guest_memfd == GuestMemfd::Refused;
+        if own && fits && !refused {
+            Ok(())
+        } else {
+            Err(Errno::Einval)
+        }
     }
 
     fn overlaps(&self, vm: VmId, id: u32, slot: &Memslot) -> bool {
@@ -182,8 +223,15 @@ impl Host {
         }
     }
 
-    /// Guest frames of a slot that may be mapped at stage 2: those whose page in the VMM has a PTE.
+    /// Guest frames of a slot that may be mapped at stage 2: those whose page in the VMM has a PTE, or that the
+    /// `guest_memfd` has a page for.
     pub(super) fn mapped_gfns(&self, vm: VmId, slot: &Memslot) -> Vec<Gfn> {
+        if let Some((file, first)) = slot.gmem {
+            let cached = self.file(file).cache.range(first..first + slot.pages);
+            return cached
+                .map(|(index, _)| Gfn(slot.base_gfn.0 + (index - first)))
+                .collect();
+        }
         let hva = slot.userspace_addr;
         let touched = self.mm(self.vm(vm).mm).touched(hva, hva + slot.pages * PAGE_SIZE);
         touched

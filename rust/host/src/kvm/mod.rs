@@ -18,11 +18,12 @@ use tagvisor_arch::{Gfn, PAGE_SIZE, Pfn, Va, VtcrEl2, VttbrEl2};
 use tagvisor_mem::PhysMem;
 
 use crate::buddy::Buddy;
+use crate::file::FileId;
 use crate::ids::{MmId, VmId};
 use crate::mm::RwLock;
 use crate::state::Host;
 
-pub use memslot::{Memslot, SLOT_DIRTY_LOG, SLOT_READONLY};
+pub use memslot::{Memslot, SLOT_DIRTY_LOG, SLOT_GUEST_MEMFD, SLOT_READONLY};
 pub(crate) use vcpu::Vcpu;
 
 /// Default IPA size of a KVM VM, in bits.
@@ -38,6 +39,8 @@ pub(crate) struct Kvm {
     /// `KVM_ARCH_FLAG_MTE_ENABLED`.
     pub(crate) mte: bool,
     pub(crate) slots: BTreeMap<u32, Memslot>,
+    /// `KVM_CREATE_GUEST_MEMFD`: its files.
+    pub(crate) guest_memfds: Vec<FileId>,
     pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) mmu_lock: RwLock,
     pub(crate) mmu_invalidate_seq: u64,
@@ -71,6 +74,7 @@ impl Kvm {
             stage2,
             mte: false,
             slots: BTreeMap::new(),
+            guest_memfds: Vec::new(),
             vcpus: Vec::new(),
             mmu_lock: RwLock::default(),
             mmu_invalidate_seq: 0,

@@ -257,6 +257,12 @@ impl Ledger {
         self.frames.insert(pfn, provenance);
     }
 
+    /// Its owner wrote all its tags, where this ledger could not see it.
+    pub(super) fn adopt(&mut self, content: ContentId, tags: PageTags, writer: Actor) {
+        let entry = &mut self.contents[content as usize];
+        (entry.want, entry.writer) = (tags, Some(writer));
+    }
+
     fn descends(&self, content: ContentId, from: Option<ContentId>) -> bool {
         let mut of = Some(content);
         while let Some(id) = of {

@@ -1,19 +1,33 @@
 //! P7 migration.
 //!
-//! **Models** what a VMM that migrates a guest relies on: once it has read a page's tags with `KVM_ARM_MTE_COPY_TAGS` while
+//! **Models** what a guest relies on that is migrated: what it wrote on one host it reads on the other. And what a VMM that migrates a guest relies on: once it has read a page's tags with `KVM_ARM_MTE_COPY_TAGS` while
 //! the slot logs writes, whatever changes them afterwards shows in the slot's dirty log. A guest's own tag stores go
 //! through stage 2, which logs them; `KVM_ARM_MTE_COPY_TAGS` to the guest does not.
 //!
 //! **Keeps**: a page that left the log's slot, or whose log was switched off, is on its way no longer.
 
-use tagvisor_arch::Ipa;
+use tagvisor_arch::{Ipa, PageTags, Va};
 
-use crate::ids::VmId;
+use crate::ids::{Actor, MmId, VmId};
 use crate::log::Key;
 use crate::state::Host;
 use crate::verdict::Property;
 
 impl Host {
+    /// What every tag read at a page must return.
+    pub(crate) fn ledger_wanted(&self, at: (MmId, Va)) -> Option<PageTags> {
+        let content = self.ledger.find(self.home(at, false)).filter(|_| self.ledger.enabled)?;
+        Some(self.ledger.get(content).want)
+    }
+
+    /// The content at a page is that of a guest that came here: what it wrote on its source host counts.
+    pub(crate) fn ledger_adopted(&mut self, at: (MmId, Va), tags: &PageTags) {
+        if self.ledger.enabled {
+            let content = self.content_to_write(at);
+            self.ledger.adopt(content, *tags, Actor::Migrated);
+        }
+    }
+
     /// The VMM read a page's tags.
     pub(crate) fn ledger_tags_read_by_vmm(&mut self, vm: VmId, ipa: Ipa) {
         if self.ledger.enabled && self.slot_logs_dirty(vm, ipa) {

@@ -44,8 +44,22 @@ impl Host {
                 Backing::File(file) => Home::File(file, vma.offset + (va.vpn() - start)),
                 _ => private,
             },
-            _ => private,
+            Some(_) => private,
+            None => self.gmem_home((mm, va)).unwrap_or(private),
         }
+    }
+
+    /// A guest's page that no mapping of the VMM shows: it lives in the `guest_memfd` of a memslot.
+    fn gmem_home(&self, (mm, va): (MmId, Va)) -> Option<Home> {
+        let of_mm = self.vms.iter().filter(|vm| vm.alive && vm.mm == mm);
+        of_mm.flat_map(|vm| vm.slots.values()).find_map(|slot| {
+            let (file, first) = slot.gmem?;
+            let page = va
+                .vpn()
+                .checked_sub(slot.userspace_addr.vpn())
+                .filter(|page| *page < slot.pages)?;
+            Some(Home::File(file, first + page))
+        })
     }
 
     /// The content at an address, as its owner writes to it: from here on it is shared with nobody it should not be.

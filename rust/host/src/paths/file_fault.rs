@@ -253,7 +253,7 @@ fn alloc_and_add(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.page_mut(pfn).refcount = 2;
     host.file_mut(l.file).cache.insert(l.file_page, Cached::Page(pfn));
     let kind = host.file(l.file).kind;
-    if kind != FileKind::Ramfs {
+    if kind.evictable() {
         host.lru_add(pfn);
         host.set_flag(pfn, PageFlags::DIRTY, kind == FileKind::Shmem);
     }

@@ -9,6 +9,7 @@ mod fault;
 mod file_fault;
 mod fork;
 mod free;
+mod gmem_abort;
 mod guest_access;
 mod hugetlb;
 mod hwpoison;
@@ -62,6 +63,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             FaultSnapshot::VmaAfterUnlock => &user_mem_abort::VMA_AFTER_UNLOCK,
             FaultSnapshot::UnderMmapLock => &user_mem_abort::UNDER_MMAP_LOCK,
         },
+        PathId::GmemAbort => &gmem_abort::GMEM_ABORT,
         PathId::SanitiseMteTags => match policy.sanitise {
             Sanitise::TestAndSet => &mte::SANITISE_TEST_AND_SET,
             Sanitise::GlobalLock => &mte::SANITISE_GLOBAL_LOCK,

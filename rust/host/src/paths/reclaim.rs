@@ -121,7 +121,7 @@ fn folio_trylock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     };
     let evictable = match host.page(pfn).mapping {
         PageMapping::Anon(_) | PageMapping::Ksm => true,
-        PageMapping::File(file, _) => host.file(file).kind != FileKind::Ramfs,
+        PageMapping::File(file, _) => host.file(file).kind.evictable(),
         PageMapping::None => false,
     };
     if !evictable || host.has_flag(pfn, PageFlags::HWPOISON) {

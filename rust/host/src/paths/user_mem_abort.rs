@@ -85,6 +85,12 @@ fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         l.readonly = slot.flags & SLOT_READONLY != 0;
         l.logging = slot.logs_dirty();
         host.stats.stage2_faults += 1;
+        let path = if let Some((file, first)) = slot.gmem {
+            (l.file, l.file_page) = (file, first + (l.ipa.gfn().0 - slot.base_gfn.0));
+            PathId::GmemAbort
+        } else {
+            PathId::UserMemAbort
+        };
         note!(
             host,
             [Key::page(l.mm, l.va)],
@@ -93,7 +99,7 @@ fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             l.ipa.page(),
             host.place(l.mm, l.va)
         );
-        return Flow::Tail(PathId::UserMemAbort, *l);
+        return Flow::Tail(path, *l);
     }
     let Op::Guest(_, op) = io.op else {
         unreachable!("only guests fault at stage 2")
@@ -124,7 +130,7 @@ fn vma_lookup(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
-fn sample_seq(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+pub(super) fn sample_seq(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.seq = host.vm(l.vm).mmu_invalidate_seq;
     Flow::Next
 }
@@ -181,14 +187,14 @@ fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
-fn kvm_fault_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+pub(super) fn kvm_fault_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let exclusive = host.policy.fault_lock == FaultLock::Exclusive;
     let lock = &mut host.vm_mut(l.vm).mmu_lock;
     let taken = if exclusive { lock.try_write() } else { lock.try_read() };
     if taken { Flow::Next } else { Flow::Blocked }
 }
 
-fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+pub(super) fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let kvm = host.vm(l.vm);
     if kvm.mmu_invalidate_in_progress == 0 && kvm.mmu_invalidate_seq == l.seq {
         return Flow::Next;
@@ -232,7 +238,7 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Call(PathId::SanitiseMteTags, *l)
 }
 
-fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+pub(super) fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
     let (write, kind) = (l.writable, if l.device { "Device-nGnRE" } else { "Normal Write-Back" });
     if l.permission {
@@ -262,7 +268,7 @@ fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// `kvm_release_faultin_page` (dirty if mapped writable), `mark_page_dirty`, unlock.
-fn kvm_fault_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+pub(super) fn kvm_fault_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
     if l.ret == 0 && l.writable {
         if host.pfn_is_map_memory(pfn) {

@@ -3,6 +3,7 @@
 mod common;
 mod disk_file;
 mod founding_thread;
+mod guest_memfd;
 mod hugetlb;
 mod ksm;
 mod kvm;

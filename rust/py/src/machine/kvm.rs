@@ -4,7 +4,7 @@ use numpy::{PyArray1, PyReadwriteArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use tagvisor_arch::{Ipa, Tag, Va};
-use tagvisor_host::{CopyTags, GuestOp, MmId, SlotArgs, VcpuId, VmId};
+use tagvisor_host::{CopyTags, FileId, GuestOp, MmId, SlotArgs, VcpuId, VmId};
 
 use super::Machine;
 use crate::arrays;
@@ -80,6 +80,44 @@ impl Machine {
             machine
                 .set_user_memory_region(VmId(vm), args)
                 .map_err(Refusal::of("ioctl(KVM_SET_USER_MEMORY_REGION)"))
+        })
+    }
+
+    /// `KVM_CREATE_GUEST_MEMFD`; the file's number.
+    fn create_guest_memfd(&self, py: Python<'_>, vm: u32, pages: u64) -> PyResult<u32> {
+        self.with(py, |machine| {
+            Ok(machine
+                .create_guest_memfd(VmId(vm), pages)
+                .map_err(Refusal::of("ioctl(KVM_CREATE_GUEST_MEMFD)"))?
+                .0)
+        })
+    }
+
+    /// `KVM_SET_USER_MEMORY_REGION2` of a `guest_memfd` slot, from page `first` of the file on.
+    #[allow(clippy::too_many_arguments)] // the ioctl's
+    fn set_user_memory_region2(
+        &self,
+        py: Python<'_>,
+        vm: u32,
+        slot: u32,
+        ipa: u64,
+        address: u64,
+        pages: u64,
+        flags: u32,
+        file: u32,
+        first: u64,
+    ) -> PyResult<()> {
+        let args = SlotArgs {
+            id: slot,
+            ipa: Ipa(ipa),
+            userspace_addr: Va(address),
+            pages,
+            flags,
+        };
+        self.with(py, |machine| {
+            machine
+                .set_user_memory_region2(VmId(vm), args, Some((FileId(file), first)))
+                .map_err(Refusal::of("ioctl(KVM_SET_USER_MEMORY_REGION2)"))
         })
     }
 

@@ -2,6 +2,7 @@
 
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use tagvisor_arch::{Tag, Tcf, Va};
 use tagvisor_host::{Advice, Backing, FileId, FileKind, MapSpec, MmId};
 
@@ -187,6 +188,35 @@ impl Machine {
     fn user_store(&self, py: Python<'_>, mm: u32, pointer: u64, size: u8, value: u64) -> PyResult<()> {
         self.with(py, |machine| {
             machine.user_store(MmId(mm), Va(pointer), size, value)?;
+            Ok(())
+        })
+    }
+
+    /// A process's loads of a whole page.
+    fn user_read_page<'py>(&self, py: Python<'py>, mm: u32, page: u64) -> PyResult<Bound<'py, PyBytes>> {
+        let data = self.with(py, |machine| Ok(machine.user_read_page(MmId(mm), Va(page))?))?;
+        Ok(PyBytes::new(py, &data))
+    }
+
+    /// A process's stores of a whole page.
+    fn user_write_page(&self, py: Python<'_>, mm: u32, page: u64, data: &[u8]) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine.user_write_page(MmId(mm), Va(page), data)?;
+            Ok(())
+        })
+    }
+
+    /// What every tag read of a page must return, as the ledger has it.
+    fn ledger_tags<'py>(&self, py: Python<'py>, mm: u32, page: u64) -> PyResult<Option<Bound<'py, PyArray1<u8>>>> {
+        let tags = self.with(py, |machine| Ok(machine.ledger_tags(MmId(mm), Va(page))))?;
+        Ok(tags.map(|tags| arrays::to_array(py, &tags)))
+    }
+
+    /// A page came here by migration: its owner wrote those tags on another host.
+    fn ledger_adopt(&self, py: Python<'_>, mm: u32, page: u64, tags: PyReadonlyArray1<'_, u8>) -> PyResult<()> {
+        let tags = arrays::from_array("tags", &tags)?;
+        self.with(py, |machine| {
+            machine.ledger_adopt(MmId(mm), Va(page), &tags);
             Ok(())
         })
     }

@@ -1,0 +1,59 @@
+//! What a VMM needs that migrates a guest: whole pages of data, and the truth about tags for the judge on the other side.
+//!
+//! **Models** a VMM that copies guest memory through its own mapping, as user accesses like any other. The protocol itself
+//! (rounds, dirty logs, `KVM_ARM_MTE_COPY_TAGS`) is user space's, in Python. **Leaves out** userfaultfd: the protocol says
+//! what is missing.
+//!
+//! **Keeps**: what the guest wrote on its source host is what it must find on its new one; the ledger there is told so.
+
+use tagvisor_arch::{PAGE_SIZE, PageTags, Va};
+
+use crate::errno::Signal;
+use crate::ids::MmId;
+use crate::machine::Machine;
+
+/// Bytes of one access.
+const WORD: u64 = 8;
+
+impl Machine {
+    /// Loads of a whole page by the process.
+    pub fn user_read_page(&mut self, mm: MmId, page: Va) -> Result<Vec<u8>, Signal> {
+        let mut data = Vec::with_capacity(PAGE_SIZE as usize);
+        self.page_words(|machine, offset| {
+            let word = machine.user_load(mm, page + offset, WORD as u8)?;
+            data.extend(word.to_le_bytes());
+            Ok(())
+        })?;
+        Ok(data)
+    }
+
+    /// Stores of a whole page by the process. `data` is a page; what it lacks stays as it is.
+    pub fn user_write_page(&mut self, mm: MmId, page: Va, data: &[u8]) -> Result<(), Signal> {
+        let (words, _) = data.as_chunks::<{ WORD as usize }>();
+        self.page_words(|machine, offset| match words.get((offset / WORD) as usize) {
+            Some(word) => machine.user_store(mm, page + offset, WORD as u8, u64::from_le_bytes(*word)),
+            None => Ok(()),
+        })
+    }
+
+    /// Each word of a page in turn. The log has the first access, which brings the page in; the others tell nothing new.
+    fn page_words(&mut self, mut access: impl FnMut(&mut Self, u64) -> Result<(), Signal>) -> Result<(), Signal> {
+        let logs = self.host.log.enabled;
+        let done = (0..PAGE_SIZE / WORD).try_for_each(|word| {
+            self.host.log.enabled = logs && word == 0;
+            access(self, word * WORD)
+        });
+        self.host.log.enabled = logs;
+        done
+    }
+
+    /// What every tag read of a page must return, as the ledger has it; `None` with the ledger off, and where nobody was.
+    pub fn ledger_tags(&self, mm: MmId, page: Va) -> Option<PageTags> {
+        self.host.ledger_wanted((mm, page))
+    }
+
+    /// A page came here by migration: its owner wrote those tags before, on another host.
+    pub fn ledger_adopt(&mut self, mm: MmId, page: Va, tags: &PageTags) {
+        self.host.ledger_adopted((mm, page), tags);
+    }
+}
