@@ -199,6 +199,23 @@ class Mapping:
         address, count = self.span(first, pages)
         self.process.machine.madvise(self.process.mm, address, count, "dontneed")
 
+    def madvise(self, advice: str, first: int = 0, pages: int | None = None) -> None:
+        """``madvise`` with any advice the model knows.
+
+        Args:
+            advice: The name behind ``MADV_``, in lower case: ``"pageout"``, ``"mergeable"``,
+                ``"hugepage"``, ``"collapse"``, ``"soft_offline"`` and others.
+            first: The first page.
+            pages: How many; to the end by default.
+
+        Raises:
+            ArgumentError: No such advice.
+            LinuxError: It is refused, such as ``EINVAL`` where it cannot be followed.
+        """
+        address, count = self.span(first, pages)
+        name = _check.text("advice", advice)
+        self.process.machine.madvise(self.process.mm, address, count, name)
+
     def span(self, first: int = 0, pages: int | None = None) -> tuple[int, int]:
         """Address and number of pages of a part of it.
 

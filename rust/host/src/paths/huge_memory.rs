@@ -1,6 +1,6 @@
 //! Faults that get a huge page, and small pages that become one.
 //!
-//! **Models** `do_huge_pmd_anonymous_page` (mm/huge_memory.c) for a write and, with the huge zero folio, for a read; the
+//! **Models** `do_huge_pmd_anonymous_page` (`mm/huge_memory.c`) for a write and, with the huge zero folio, for a read; the
 //! write to what shows the huge zero folio; and `collapse_huge_page` (mm/khugepaged.c) as `MADV_COLLAPSE` asks for it,
 //! which copies each page with its tags. `set_pmd_at` passes each page through `mte_sync_tags`, unless the PMD is special
 //! (the knob `huge_zero`). **Leaves out** the fallback to small pages in the middle, userfaultfd, and `PG_young`. The PMD is

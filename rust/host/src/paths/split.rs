@@ -1,6 +1,6 @@
 //! The split of a huge page into small ones.
 //!
-//! **Models** `split_huge_page_to_list` (mm/huge_memory.c) of an anonymous folio: every mapping becomes migration entries
+//! **Models** `split_huge_page_to_list` (`mm/huge_memory.c`) of an anonymous folio: every mapping becomes migration entries
 //! between notifier calls, the references are frozen, the tails get the head's flags (`__split_huge_page_tail`; the knob
 //! `split_flags`), and `remap_page` maps the pages again, with `set_pte_at` over the entries; a page of zero data may become
 //! the zero page instead (K33). **Leaves out** folios in the swap cache, and a split to other sizes.

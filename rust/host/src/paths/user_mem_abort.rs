@@ -246,8 +246,8 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     // The next page of what a block would map; the step that maps comes back here until all of it is done.
     let index = u64::from(l.index);
     l.index += 1;
-    let (pfn, va) = (Some(Pfn(head.0 + index)), va + index * PAGE_SIZE);
-    Flow::Call(PathId::SanitiseMteTags, Locals { pfn, va, ..*l })
+    let (va, pfn) = (va + index * PAGE_SIZE, Some(Pfn(head.0 + index)));
+    Flow::Call(PathId::SanitiseMteTags, Locals { va, pfn, ..*l })
 }
 
 impl Host {
