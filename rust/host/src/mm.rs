@@ -158,6 +158,8 @@ pub(crate) struct Mm {
     pub(crate) async_fault: bool,
     /// `SEGV_MTEAERR` signals delivered and not counted yet.
     pub(crate) async_signals: u32,
+    /// A `SIGBUS` with `BUS_MCEERR_AR` was sent that no access of its own has met, and nobody has asked yet.
+    pub(crate) sigbus: bool,
     next_va: u64,
 }
 
@@ -174,6 +176,7 @@ impl Mm {
             tcf: Tcf::Sync,
             async_fault: false,
             async_signals: 0,
+            sigbus: false,
             next_va: MMAP_BASE,
         }
     }
@@ -187,6 +190,7 @@ impl Mm {
             mmap_lock: RwLock::default(),
             async_fault: false,
             async_signals: 0,
+            sigbus: false,
             ..*self
         }
     }
