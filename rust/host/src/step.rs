@@ -105,7 +105,7 @@ pub(crate) enum PathId {
     MadviseRemove,
     MadvisePopulate,
     DoHugePmdAnonymousPage,
-    SplitHugeZeroPagePmd,
+    WpHugeZeroPmd,
     MadviseCollapse,
     SplitHugePage,
     DoMovePages,

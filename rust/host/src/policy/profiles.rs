@@ -9,8 +9,8 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
-    HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt,
-    RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
+    HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
+    RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
     SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
     ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
@@ -73,6 +73,7 @@ profiles! {
         swap_bypass: SwapBypass::Bare,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
+        huge_zero_write: HugeZeroWrite::Split,
         hwpoison_signal: HwpoisonSignal::None,
         soft_offline_reserved: SoftOfflineReserved::Eio,
         split_flags: SplitFlags::Head,
@@ -228,6 +229,7 @@ profiles! {
     }
     "linux-6.13" linux_6_13 from linux_6_12_0, "PROT_MTE on hugetlb" {
         hugetlb_mte: HugetlbMte::Supported,
+        huge_zero_write: HugeZeroWrite::Huge,
     }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,

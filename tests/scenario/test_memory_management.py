@@ -1,0 +1,65 @@
+"""KSM, migration, memory failure and huge pages answer as recorded kernels did, on each of them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tagvisor as tv
+from tagvisor import scenario
+from tagvisor.scenario.compare import compare, normalise, text_of
+
+BUNDLE = Path(__file__).resolve().parents[1] / "data" / "scenario" / "memory-management.jsonl.gz"
+
+with gzip.open(BUNDLE, "rt") as stream:
+    RECORDED: list[dict[str, Any]] = [json.loads(line) for line in stream]
+
+BY_NAME = {(found["name"], found["kernel"]): found for found in RECORDED}
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda r: f"{r['name']}-{r['kernel']}")
+def test_every_answer_is_the_recorded_kernels(recorded: dict[str, Any]) -> None:
+    name = recorded["name"]
+    policy = f"linux-{recorded['kernel']}"
+
+    answers = scenario.run_text(recorded["text"], name, policy=policy, swap="zram")
+
+    found = compare(
+        {name: normalise(recorded["answers"])}, {name: normalise(dict(a) for a in answers)}
+    )
+    wrong = [
+        f"{place.index}: kernel {text_of(place.left)}, model {text_of(place.right)}"
+        for place in found.differences
+    ]
+    assert wrong == []
+    assert found.equal == found.compared > 0
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.3"])
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("thp-restored-tail", "0*256"),  # the VMM had restored 7: row N01 of the catalogue
+        ("thp-restored-head", "9*256"),  # an earlier process' tags: N02
+        ("thp-own-tags", "0*256"),  # the guest had written 5: N03
+        ("thp-block", "0*256"),  # as it should be
+    ],
+)
+def test_real_kernels_show_what_the_model_found(name: str, last: str, kernel: str) -> None:
+    answers = BY_NAME[name, kernel]["answers"]
+
+    assert answers[-2]["gtags"] == last
+
+
+def test_tails_that_keep_their_own_flag_answer_otherwise() -> None:
+    lost = BY_NAME["thp-restored-tail", "7.3"]["text"]
+
+    broken = scenario.run_text(lost, policy="linux-7.3")
+    own = scenario.run_text(lost, policy=tv.policy("linux-7.3").replace(split_flags="own"))
+
+    assert broken[-2]["gtags"] == "0*256"
+    assert own[-2]["gtags"] == "7*256"
