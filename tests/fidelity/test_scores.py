@@ -6,9 +6,9 @@ from collections import Counter
 from functools import cache
 
 import pytest
+from tests.fidelity.scores import Score, bundled, score
 
 from tagvisor import scenario
-from tests.fidelity.scores import Score, bundled, score
 
 # Equal answers per kernel and kind of swap, in percent: what the last change reached, rounded
 # down. Raise it when a change reaches more. docs/fidelity.md explains what is left.

@@ -160,9 +160,9 @@ ROWS = (
         knobs=("K20", "K19"),
         source="review of v11: c3293d47, 20210428170705.GB4022; hook gone in v6.10 (f3b65bbaed7c)",
         story=(
-            "The guest has a page; the VMM writes it, and copy on write puts a new one in its place.",
+            "The guest has a page; the VMM writes it, and copy on write puts another there.",
             "The notifier unmaps the old page; the new one is not flagged, its tags are stale.",
-            "set_pte_at_notify tells KVM, and kvm_set_spte_gfn maps the new page read-only as it is.",
+            "set_pte_at_notify tells KVM, and kvm_set_spte_gfn maps the new page as it is.",
             "No stage-2 fault will sanitise it: the guest reads an earlier owner's tags.",
         ),
         script=page_told_of,

@@ -115,6 +115,14 @@ impl Machine {
         self.with(py, |machine| Ok(machine.memcg_reclaim(pages)))
     }
 
+    /// `/sys/kernel/mm/ksm/use_zero_pages`.
+    fn set_ksm_use_zero_pages(&self, py: Python<'_>, on: bool) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine.set_ksm_use_zero_pages(on);
+            Ok(())
+        })
+    }
+
     /// `ksmd` runs until nothing is left to merge; how many pages were.
     fn ksm_run(&self, py: Python<'_>) -> PyResult<u64> {
         self.with(py, |machine| Ok(machine.ksm_run()))
