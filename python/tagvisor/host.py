@@ -117,6 +117,30 @@ class Host:
         same_machine("page", page.process, self.machine)
         return Pagemap(*self.machine.evict(page.process.mm, page.address))
 
+    def migrate(self, page: Page) -> None:
+        """Move a page to another frame, as ``move_pages`` and compaction do.
+
+        Args:
+            page: A page of this host.
+
+        Raises:
+            LinuxError: ``ENOENT``, nothing is mapped there; ``EFAULT``, it does not move, such as
+                the zero page; ``EAGAIN``, somebody holds it.
+            ArgumentError: Not a page of this host.
+        """
+        if not isinstance(page, Page):
+            raise ArgumentError("page", page, "a Page, such as mapping.page(0)")
+        same_machine("page", page.process, self.machine)
+        self.machine.migrate(page.process.mm, page.address)
+
+    def ksm_run(self) -> int:
+        """``ksmd`` scans memory that was advised ``MADV_MERGEABLE`` until nothing is left to merge.
+
+        Returns:
+            How many pages were merged.
+        """
+        return self.machine.ksm_run()
+
     def swapoff(self) -> None:
         """``swapoff``: every page comes back into memory, saved tags with it.
 

@@ -29,8 +29,10 @@ __all__ = [
     "copy_tags_to",
     "dontneed",
     "evict",
+    "ksm_run",
     "ldg",
     "load",
+    "migrate",
     "mmap",
     "mprotect",
     "munmap",
@@ -113,6 +115,16 @@ def user_store(page: Page, value: int, offset: int = 0, size: int = 8, tag: int 
 def evict(page: Page) -> Op:
     """Reclaim of one page, as :meth:`tagvisor.Host.evict`; the actor is reclaim itself."""
     return Op.evict(page.process.machine, page.process.mm, page.address)
+
+
+def migrate(page: Page) -> Op:
+    """The page moves to another frame, as :meth:`tagvisor.Host.migrate`."""
+    return Op.migrate(page.process.machine, page.process.mm, page.address)
+
+
+def ksm_run(host: Host) -> Op:
+    """``ksmd`` scans, as :meth:`tagvisor.Host.ksm_run`."""
+    return Op.ksm_run(host.machine)
 
 
 def dontneed(mapping: Mapping, first: int = 0, pages: int | None = None) -> Op:

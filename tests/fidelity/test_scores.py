@@ -1,9 +1,10 @@
-"""The model answers as recorded kernels do, and its ledger finds nothing wrong with fixed kernels."""
+"""The model answers as recorded kernels do, and its ledger is silent on fixed kernels."""
 
 from __future__ import annotations
 
 from collections import Counter
 from functools import cache
+from typing import Literal
 
 import pytest
 from tests.fidelity.scores import Score, bundled, score
@@ -44,7 +45,7 @@ def test_longterm_kernels_break_no_property_but_for_b24() -> None:
     """B24, tags copied while the slot logs writes, was never mended in 6.1."""
     broken: Counter[tuple[str, str]] = Counter()
     for recording in bundled():
-        swap = "zram" if recording.swap == "zram" else "nvme"
+        swap: Literal["zram", "nvme"] = "zram" if recording.swap == "zram" else "nvme"
         found = scenario.judge_text(
             recording.text, recording.name, policy=f"linux-{recording.kernel}", swap=swap
         )

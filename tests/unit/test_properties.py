@@ -14,6 +14,9 @@ import tagvisor as tv
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tagvisor.host import SwapKind
+
+
 IPA = 0x5000_0000
 TAGS = np.full(256, 7, dtype=np.uint8)
 
@@ -26,7 +29,7 @@ class Case:
     holds: tv.Policy
     because: str
     """What the summary must say."""
-    swap_kind: tv.SwapKind = "nvme"
+    swap_kind: SwapKind = "nvme"
 
 
 def leave_a_tag(host: tv.Host) -> None:

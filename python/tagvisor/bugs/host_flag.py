@@ -66,6 +66,29 @@ def peek_between(host: Host) -> Actors:
     }
 
 
+def untagged_migration(host: Host) -> None:
+    """A page without tags moves to another frame; then it is asked to have tags."""
+    process = host.process()
+    memory = process.mmap(1)
+    memory.page(0).store(0x42)
+    host.migrate(memory.page(0))
+    memory.mprotect(mte=True)
+    memory.page(0).ldg(0)
+
+
+def migration_tried_again(host: Host) -> Actors:
+    """A tagged shmem page moves while another process' fault looks at the page cache."""
+    parent = host.process("parent")
+    mine = parent.mmap(2, shared=True, mte=True)
+    mine.page(0).stg(0, 5)
+    child = parent.fork("child")
+    theirs = Mapping(child, mine.address, 2)
+    return {
+        "kcompactd": [ops.migrate(mine.page(0))],
+        "child": [ops.user_load(theirs.page(1))],
+    }
+
+
 def untagged_swap_in(host: Host) -> None:
     """A page without tags goes to swap and comes back; then the guest looks at its tags."""
     vmm = host.process()
@@ -144,7 +167,7 @@ ROWS = (
             "set_pte_at sets PG_mte_tagged, finds nothing to restore, and clears nothing.",
             "Whoever asks for the tags later finds them initialised, and reads an earlier owner's.",
         ),
-        waiting="page migration",
+        script=untagged_migration,
     ),
     Bug(
         id="B11",
@@ -232,17 +255,18 @@ ROWS = (
         id="B36",
         title="a migration that is tried again warns",
         property="P8",
-        broken="linux-6.12",
+        broken="linux-6.12.0",
         fixed_in="linux-6.18",
-        kind="sequential",
-        knobs=("K14",),
-        source="d77e59a8fccd (v6.2), b98c94eed4a9 (v6.18-rc3)",
+        kind="race",
+        knobs=("K14", "migrate_copy"),
+        source="d77e59a8fccd (v6.2), 060913999d7a (v6.11), b98c94eed4a9 (v6.18-rc3)",
         story=(
-            "copy_highpage flags the destination of a migration.",
-            "The migration fails later; the destination is kept for another try.",
+            "A tagged page of shmem is to move: copy_highpage flags the destination.",
+            "A fault on the next page looks around in the page cache and holds the page just then.",
+            "So the page cache cannot let go of it; the destination is kept for another try.",
             "Copying again finds it flagged: WARN, which panics where panic_on_warn is set.",
         ),
-        waiting="page migration that fails half way",
+        actors=migration_tried_again,
     ),
     Bug(
         id="B49",

@@ -142,12 +142,14 @@ impl Host {
         }
     }
 
-    /// `ksm_madvise`: only the flag; the scan does the rest. Shared and device memory is left alone without an error.
+    /// `ksm_madvise`: only the flag; the scan does the rest. Shared and device memory and huge pages are left alone without
+    /// an error.
     fn ksm_madvise(&mut self, mm: MmId, va: Va, pages: u64, on: bool) {
+        let hugetlb = self.mm(mm).vma(va).is_some_and(|(_, vma)| self.is_hugetlb(vma));
         let mm = self.mm_mut(mm);
         mm.split(va, pages);
         for (_, vma) in mm.vmas.range_mut(va.vpn()..va.vpn() + pages) {
-            let possible = !vma.flags.intersects(VmFlags::SHARED | VmFlags::PFNMAP);
+            let possible = !hugetlb && !vma.flags.intersects(VmFlags::SHARED | VmFlags::PFNMAP);
             vma.flags.set(VmFlags::MERGEABLE, on && possible);
         }
     }

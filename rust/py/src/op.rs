@@ -145,6 +145,19 @@ impl Op {
         )
     }
 
+    /// `move_pages` of one page, or compaction.
+    #[staticmethod]
+    fn migrate(machine: &Machine, mm: u32, address: u64) -> Self {
+        let inner = tagvisor_host::Op::Migrate(MmId(mm), Va(address));
+        Self::new(machine, format!("migrate {address:#x}"), inner)
+    }
+
+    /// `ksmd` scans.
+    #[staticmethod]
+    fn ksm_run(machine: &Machine) -> Self {
+        Self::new(machine, "ksm scan".to_owned(), tagvisor_host::Op::KsmScan)
+    }
+
     /// `madvise(MADV_DONTNEED)`.
     #[staticmethod]
     fn dontneed(machine: &Machine, mm: u32, address: u64, pages: u64) -> Self {

@@ -208,8 +208,7 @@ impl Host {
     fn tags_kept(&self, home: Home, content: ContentId) -> Option<(PageTags, String, Vec<Key>)> {
         let place = match home {
             Home::Private(mm, vpn) => match self.mm(mm).ptes.get(&vpn).copied() {
-                Some(Pte::Present { pfn, .. }) => Some(Cached::Page(pfn)),
-                Some(Pte::Migration { pfn, .. }) => Some(Cached::Page(pfn)),
+                Some(Pte::Present { pfn, .. } | Pte::Migration { pfn, .. }) => Some(Cached::Page(pfn)),
                 Some(Pte::Hwpoison(_)) => return None,
                 Some(Pte::Swap(entry)) => Some(Cached::Swap(entry)),
                 None => None,

@@ -328,7 +328,7 @@ impl Host {
         let moves = match self.page(pfn).mapping {
             PageMapping::None => false,
             PageMapping::Anon(_) | PageMapping::Ksm => true,
-            PageMapping::File(file, _) => self.file(file).kind != FileKind::Ramfs,
+            PageMapping::File(file, _) => matches!(self.file(file).kind, FileKind::Shmem | FileKind::Disk),
         };
         moves
             && !self

@@ -120,8 +120,9 @@ pub(super) fn fput(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// swap PTE named) in `l.entry`.
 fn zap_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let private = |pte: &Pte| match pte {
-        Pte::Present { pfn, .. } => !matches!(host.page(*pfn).mapping, PageMapping::File(..)),
-        Pte::Migration { pfn, .. } | Pte::Hwpoison(pfn) => !matches!(host.page(*pfn).mapping, PageMapping::File(..)),
+        Pte::Present { pfn, .. } | Pte::Migration { pfn, .. } | Pte::Hwpoison(pfn) => {
+            !matches!(host.page(*pfn).mapping, PageMapping::File(..))
+        }
         Pte::Swap(_) => true,
     };
     let next = host

@@ -8,5 +8,6 @@ mod hugetlb;
 mod ksm;
 mod kvm;
 mod memory;
+mod migrate;
 mod random;
 mod registers;

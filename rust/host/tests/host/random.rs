@@ -5,7 +5,7 @@
 
 use proptest::prelude::*;
 use tagvisor_arch::{GRANULE_SIZE, PAGE_SIZE, Tag, Va};
-use tagvisor_host::{Advice, Checked, Config, CopyTags, GuestOp, Prot, SwapKind};
+use tagvisor_host::{Advice, Checked, Config, CopyTags, Errno, GuestOp, Prot, SwapKind};
 
 use crate::common::{Guest, IPA, RW, config, guest, policy};
 
@@ -54,6 +54,17 @@ enum Action {
     DontNeed {
         page: u64,
     },
+    Migrate {
+        page: u64,
+    },
+    SoftOffline {
+        page: u64,
+    },
+    /// Equal pages of the guest's memory are merged.
+    Merge,
+    Unmerge {
+        page: u64,
+    },
     ProtMte {
         page: u64,
         on: bool,
@@ -81,6 +92,10 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (page(), granule()).prop_map(|(page, granule)| Action::HostLoad { page, granule }),
         4 => page().prop_map(|page| Action::Evict { page }),
         1 => page().prop_map(|page| Action::DontNeed { page }),
+        2 => page().prop_map(|page| Action::Migrate { page }),
+        1 => page().prop_map(|page| Action::SoftOffline { page }),
+        1 => Just(Action::Merge),
+        1 => page().prop_map(|page| Action::Unmerge { page }),
         1 => (page(), any::<bool>()).prop_map(|(page, on)| Action::ProtMte { page, on }),
         1 => (page(), 0..16_u8).prop_map(|(page, tag)| Action::CopyTo { page, tag }),
         1 => page().prop_map(|page| Action::CopyFrom { page }),
@@ -186,6 +201,26 @@ fn act(g: &mut Guest, action: Action) -> Option<u64> {
             g.machine.madvise(g.vmm, g.page(page), 1, Advice::Dontneed).unwrap();
             None
         }
+        Action::Migrate { page } => {
+            let present = g.machine.pagemap(g.vmm, g.page(page)).present;
+            let moved = g.machine.migrate_page(g.vmm, g.page(page));
+            assert!(moved.is_ok() || !present || moved == Err(Errno::Efault), "{moved:?}");
+            None
+        }
+        Action::SoftOffline { page } => {
+            let done = g.machine.madvise(g.vmm, g.page(page), 1, Advice::SoftOffline);
+            assert!(matches!(done, Ok(()) | Err(Errno::Eio)), "{done:?}");
+            None
+        }
+        Action::Merge => {
+            g.machine.madvise(g.vmm, g.ram, PAGES, Advice::Mergeable).unwrap();
+            g.machine.ksm_run();
+            None
+        }
+        Action::Unmerge { page } => {
+            g.machine.madvise(g.vmm, g.page(page), 1, Advice::Unmergeable).unwrap();
+            None
+        }
         Action::ProtMte { page, on } => {
             let prot = if on { RW | Prot::MTE } else { RW };
             g.machine.mprotect(g.vmm, g.page(page), 1, prot).unwrap();
@@ -231,7 +266,12 @@ fn expect(m: &mut Model, action: Action) -> Option<u64> {
             return Some(m.data[page as usize][granule]);
         }
         Action::Check { page, granule, tag, .. } => return Some(u64::from(m.tags[page as usize][granule] == tag)),
-        Action::Evict { .. } | Action::ProtMte { .. } => {}
+        Action::Evict { .. }
+        | Action::ProtMte { .. }
+        | Action::Migrate { .. }
+        | Action::SoftOffline { .. }
+        | Action::Merge
+        | Action::Unmerge { .. } => {}
         Action::DontNeed { page } => {
             m.tags[page as usize] = Default::default();
             m.data[page as usize] = Default::default();

@@ -123,6 +123,14 @@ impl Machine {
         })
     }
 
+    /// `move_pages` of one page.
+    fn migrate(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<()> {
+        self.with(py, |machine| {
+            let moved = machine.migrate_page(MmId(mm), Va(address));
+            moved.map_err(Refusal::of("move_pages"))
+        })
+    }
+
     /// `ksmd` runs until nothing is left to merge; how many pages were.
     fn ksm_run(&self, py: Python<'_>) -> PyResult<u64> {
         self.with(py, |machine| Ok(machine.ksm_run()))
