@@ -96,52 +96,43 @@ impl Task {
             path: path.name,
             step: step.name,
         };
+        let last = usize::from(frame.pc) + 1 == path.steps.len();
         match (step.run)(host, &mut frame.l, &mut self.io) {
-            Flow::Next if usize::from(frame.pc) + 1 == path.steps.len() => self.pop(host, 0),
+            Flow::Next if last => return self.pop(host, 0),
             Flow::Next => frame.pc += 1,
             Flow::To(name) => frame.pc = position(path, name),
-            Flow::Call(callee, l) => {
+            Flow::Call(callee, l) if !last => {
                 frame.pc += 1;
                 self.frames.push(Frame { path: callee, pc: 0, l });
                 host.path_begins(callee);
             }
-            Flow::Tail(callee, l) => {
+            // A path may end in a call: its caller then gets the callee's value.
+            Flow::Call(callee, l) | Flow::Tail(callee, l) => {
                 host.path_ends(frame.path);
                 *frame = Frame { path: callee, pc: 0, l };
                 host.path_begins(callee);
             }
             Flow::Blocked => return Progress::Blocked,
-            Flow::Return(value) => self.pop(host, value),
+            Flow::Return(value) => return self.pop(host, value),
         }
-        self.return_from_finished(host);
-        if self.frames.is_empty() {
-            Progress::Done
-        } else {
-            Progress::Running
-        }
-    }
-
-    /// A path may end in a call: its caller then gets the callee's value.
-    fn return_from_finished(&mut self, host: &mut Host) {
-        while let Some(frame) = self.frames.last()
-            && usize::from(frame.pc) == paths::table(frame.path, &host.policy).steps.len()
-        {
-            self.pop(host, frame.l.ret);
-        }
+        Progress::Running
     }
 
     /// Returns `value` to the caller.
-    fn pop(&mut self, host: &mut Host, value: i64) {
-        let Some(done) = self.frames.pop() else { return };
+    fn pop(&mut self, host: &mut Host, value: i64) -> Progress {
+        let Some(done) = self.frames.pop() else {
+            return Progress::Done;
+        };
         host.path_ends(done.path);
         let Some(caller) = self.frames.last_mut() else {
             if self.io.result == OpResult::None {
                 self.io.result = OpResult::from_ret(value);
             }
-            return;
+            return Progress::Done;
         };
         caller.l.ret = value;
         caller.l.out = done.l.out;
+        Progress::Running
     }
 
     /// Runs to the end. Alone nobody can hold a lock for ever, so a blocked step is a deadlock: a bug.

@@ -1,4 +1,4 @@
-//! Benchmarks of replay and of what the host does in it.
+//! Benchmarks of replay.
 //!
 //! Models nothing: each sets up records for both sides. Left out: what a benchmark is; that is the parent's. The invariant: a
 //! setting, once made, does the same work each time it runs.
@@ -10,7 +10,7 @@ use tagvisor_host::Config;
 
 use super::{interleave, time};
 use crate::engine::{Engine, Options};
-use crate::floor::{FlatTags, touch_pages};
+use crate::floor::FlatTags;
 use crate::record::{Columns, Event, Op};
 use crate::rng::SplitMix64;
 
@@ -161,26 +161,5 @@ pub(super) fn heap_colour(seed: u64) -> (f64, f64) {
             taken
         },
         || time(|| flat.store_each(black_box(7))),
-    )
-}
-
-pub(super) fn stage2_fault(seed: u64) -> (f64, f64) {
-    const PAGES: u64 = 4096;
-    let engine = roomy_engine(PAGES as u32, seed);
-    let mut touches = Columns::default();
-    for page in 0..PAGES {
-        touches.push(Event {
-            op: Op::Store,
-            size: 8,
-            addr: HEAP + page * PAGE_SIZE,
-        });
-    }
-    interleave(
-        PAGES as u32,
-        || {
-            let mut fresh = engine.clone();
-            time(|| fresh.step(touches.as_batch()).map(|counters| counters.stage2_faults))
-        },
-        || time(|| touch_pages(PAGES as usize)),
     )
 }

@@ -77,16 +77,27 @@ impl FlatTags {
     }
 }
 
-/// The page-fault floor: what any fault that hands out a clean tagged page does, zero its data and its tags.
-#[inline(never)]
-pub fn touch_pages(pages: usize) -> usize {
-    let mut touched = 0;
-    for page in 0..pages {
-        let data = std::hint::black_box(vec![0_u8; tagvisor_arch::PAGE_SIZE as usize]);
-        let tags = std::hint::black_box([0_u8; PAGE_TAG_BYTES]);
-        touched += data.len() + tags.len() + page;
+/// The page-fault floor: what any fault that hands out a clean page does, zero its data; each page another one.
+#[derive(Clone, Debug)]
+pub struct Fresh {
+    data: Vec<u8>,
+}
+
+impl Fresh {
+    /// So many pages, all of them mapped by the operating system already.
+    pub fn new(pages: usize) -> Self {
+        Self {
+            data: vec![1; pages * tagvisor_arch::PAGE_SIZE as usize],
+        }
     }
-    touched
+
+    /// memset of each page.
+    #[inline(never)]
+    pub fn clear(&mut self) {
+        for page in self.data.chunks_exact_mut(tagvisor_arch::PAGE_SIZE as usize) {
+            std::hint::black_box(page).fill(0);
+        }
+    }
 }
 
 #[cfg(test)]
