@@ -6,10 +6,20 @@ and one of tags (``KVM_ARM_MTE_COPY_TAGS``). Left out: devices, vCPU registers, 
 (a :class:`PostcopyVcpu` knows what is missing), parallel streams.
 
 Invariant: whatever the protocol moved, the target's ledger is told what the source's guest wrote,
-so that ``target.check()`` and every tag read there judge the migration::
+so that ``target.check()`` and every tag read there judge the migration.
 
-    moved = precopy(vm, target, run=lambda round_: guest_works())
-    target.check()  # raises PolicyViolation P1 when a tag got lost on the way
+    >>> import tagvisor as tv
+    >>> vmm = tv.Host("linux-6.6", memory="1 MiB").process()
+    >>> vm = vmm.create_vm(mte=True)
+    >>> slot = vm.add_memslot(0x5000_0000, vmm.mmap(4))
+    >>> vm.vcpu().stg(0x5000_0000, 5)
+    >>> target = tv.Host("linux-7.3", memory="1 MiB")
+    >>> moved = precopy(vm, target, max_rounds=1)
+    >>> moved.report.rounds
+    (Round(pages=4, data_bytes=0, tag_bytes=128),)
+    >>> target.check()
+    >>> moved.vm.vcpu().ldg(0x5000_0000)
+    5
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tagvisor.host import SwapKind
 
+
 IPA = 0x5000_0000
 TAGS = np.full(256, 7, dtype=np.uint8)
 

@@ -15,7 +15,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tagvisor import _check
-from tagvisor.bugs import copy_tags, host_flag, host_swap, kvm, metadata, migrated
+from tagvisor.bugs import (
+    copy_tags,
+    host_flag,
+    host_swap,
+    hugetlb,
+    kvm,
+    metadata,
+    migrated,
+    zero_page,
+)
 from tagvisor.bugs.left_out import LEFT_OUT
 from tagvisor.bugs.row import Bug, Found, LeftOut, Run, establish, policy_of, run
 from tagvisor.errors import ArgumentError
@@ -51,6 +60,8 @@ CATALOGUE: tuple[Bug, ...] = tuple(
             *host_swap.ROWS,
             *metadata.ROWS,
             *migrated.ROWS,
+            *zero_page.ROWS,
+            *hugetlb.ROWS,
         ),
         key=_number,
     )

@@ -355,6 +355,11 @@ impl Machine {
         self.syscall(Op::Migrate(mm, va)).map(drop)
     }
 
+    /// `/sys/kernel/mm/ksm/use_zero_pages`: ksmd replaces pages of zeros by the zero page.
+    pub fn set_ksm_use_zero_pages(&mut self, on: bool) {
+        self.host.ksm_use_zero_pages = on;
+    }
+
     /// `ksmd` runs until nothing is left to merge; how many pages were.
     pub fn ksm_run(&mut self) -> u64 {
         match self.run(Op::KsmScan) {

@@ -115,6 +115,14 @@ impl Machine {
         self.with(py, |machine| Ok(machine.memcg_reclaim(pages)))
     }
 
+    /// `/sys/kernel/mm/ksm/use_zero_pages`.
+    fn set_ksm_use_zero_pages(&self, py: Python<'_>, on: bool) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine.set_ksm_use_zero_pages(on);
+            Ok(())
+        })
+    }
+
     /// `move_pages` of one page.
     fn migrate(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<()> {
         self.with(py, |machine| {
