@@ -11,12 +11,15 @@ from tagvisor.policy import Policy, policy as profile
 from tagvisor.process import Page, Pagemap, Process, same_machine
 from tagvisor.verdict import Step, Violation
 
-__all__ = ["Host", "SwapKind"]
+__all__ = ["Host", "SwapKind", "Thp"]
 
 SwapKind = Literal["nvme", "zram"]
 """The swap device: on ``zram`` a slot is freed at swap-in of the last user's page (synchronous I/O,
 no swap cache),
 on ``nvme`` the page stays in the swap cache with its slot."""
+
+Thp = Literal["madvise", "never"]
+"""Which faults get a transparent huge page."""
 
 _SWAP_KINDS: tuple[SwapKind, ...] = ("nvme", "zram")
 _U64 = (1 << 64) - 1
@@ -41,6 +44,8 @@ class Host:
         tlb_bits: Each vCPU has a TLB of ``2**tlb_bits`` entries; 0 for none, so that each access
             walks.
         seed: Of ``RGSR_EL1``, from which IRG draws.
+        init_on_free: The kernel zeroes pages when they are freed (``init_on_free=1``), so not when
+            they are allocated.
 
     Raises:
         SizeError: A size that cannot be.
@@ -68,6 +73,7 @@ class Host:
         log: bool = True,
         tlb_bits: int = 0,
         seed: int = 1,
+        init_on_free: bool = False,
     ) -> None:
         if isinstance(policy, str):
             policy = profile(policy)
@@ -86,6 +92,7 @@ class Host:
             log=_check.flag("log", log),
             tlb_bits=_check.integer("tlb_bits", tlb_bits, 0, 64),
             seed=_check.integer("seed", seed, 0, _U64),
+            init_on_free=_check.flag("init_on_free", init_on_free),
         )
         if policy.decides:
             self.machine.set_decider(policy.decide)
@@ -145,6 +152,16 @@ class Host:
             raise ArgumentError("page", page, "a Page, such as mapping.page(0)")
         same_machine("page", page.process, self.machine)
         return Pagemap(*self.machine.evict(page.process.mm, page.address))
+
+    def set_transparent_hugepage(self, enabled: Thp) -> None:
+        """Write ``/sys/kernel/mm/transparent_hugepage/enabled``.
+
+        Args:
+            enabled: ``"madvise"``: a fault in memory that was advised ``MADV_HUGEPAGE`` gets a huge
+                page. ``"never"``, as after boot.
+        """
+        chosen = _check.choice("enabled", enabled, ("madvise", "never"))
+        self.machine.set_transparent_hugepage(chosen == "madvise")
 
     def migrate(self, page: Page) -> None:
         """Move a page to another frame, as ``move_pages`` and compaction do.

@@ -45,6 +45,8 @@ bitflags! {
         const MERGEABLE = 1 << 4;
         /// `vma->anon_vma` is set: anonymous pages may be mapped, so fork copies the page table.
         const ANON_VMA = 1 << 5;
+        /// `VM_HUGEPAGE`: `MADV_HUGEPAGE` was asked for.
+        const HUGEPAGE = 1 << 6;
     }
 }
 
