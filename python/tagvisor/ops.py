@@ -41,6 +41,7 @@ __all__ = [
     "stg",
     "store",
     "swapoff",
+    "uffd_copy",
     "user_ldg",
     "user_load",
     "user_stg",
@@ -202,6 +203,12 @@ def copy_tags_to(vm: Vm, ipa: int, tags: npt.ArrayLike) -> Op:
     if array.size > 256 * _MAX_PAGES:
         raise ArgumentError("tags", f"{array.size} tags", f"at most {_MAX_PAGES} pages of them")
     return Op.copy_tags_to(vm.machine, vm.id, start, array.tobytes())
+
+
+def uffd_copy(page: Page, data: bytes) -> Op:
+    """``UFFDIO_COPY``, as :meth:`tagvisor.Page.uffd_copy`."""
+    given = _check.page_data("data", data)
+    return Op.uffd_copy(page.process.machine, page.process.mm, page.address, given)
 
 
 def swapoff(host: Host) -> Op:

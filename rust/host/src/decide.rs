@@ -82,6 +82,8 @@ const fn is_event(path: PathId) -> bool {
             | PathId::CopyTagsFrom
             | PathId::CopyTagsTo
             | PathId::Swapoff
+            | PathId::GmemAbort
+            | PathId::UffdioCopy
     )
 }
 

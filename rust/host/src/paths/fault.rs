@@ -13,6 +13,7 @@ use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::pte::{self, Old};
+use crate::paths::userfault;
 use crate::paths::{change_pte, notifier};
 use crate::policy::ZeroTags;
 use crate::state::Host;
@@ -41,6 +42,18 @@ pub(super) static HANDLE_MM_FAULT: Path = Path {
         Step {
             name: "return",
             run: |_, l, _| Flow::Return(l.ret),
+        },
+        Step {
+            name: "handle_userfault",
+            run: userfault::handle_userfault,
+        },
+        Step {
+            name: "schedule",
+            run: userfault::schedule,
+        },
+        Step {
+            name: "mmap_read_lock",
+            run: userfault::retry_fault,
         },
     ],
 };
@@ -170,6 +183,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         (None, Backing::File(_)) if host.is_hugetlb(&vma) => Flow::Call(PathId::HugetlbNoPage, *l),
         (Some(Pte::Present { .. }), _) => Flow::Call(PathId::DoWpPage, *l),
         (None, Backing::File(_)) => Flow::Call(PathId::DoFault, *l),
+        (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if l.write => Flow::Call(PathId::DoAnonymousPage, *l),
         (None, Backing::Anon) => {
             let pfn = host.zero_pfn;
@@ -497,7 +511,7 @@ impl Host {
     }
 
     /// A new anonymous page, exclusively ours, takes its place.
-    fn map_new_page(&mut self, l: &Locals, pfn: Pfn) {
+    pub(super) fn map_new_page(&mut self, l: &Locals, pfn: Pfn) {
         let (_, vma) = self
             .mm(l.mm)
             .vma(l.va)

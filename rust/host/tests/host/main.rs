@@ -11,3 +11,4 @@ mod memory;
 mod migrate;
 mod random;
 mod registers;
+mod userfault;
