@@ -6,16 +6,20 @@ from typing import Literal
 
 from tagvisor import _check, _native
 from tagvisor.errors import ArgumentError, PolicyViolation
+from tagvisor.files import File, FileKind
 from tagvisor.policy import Policy, policy as profile
 from tagvisor.process import Page, Pagemap, Process, same_machine
 from tagvisor.verdict import Step, Violation
 
-__all__ = ["Host", "SwapKind"]
+__all__ = ["Host", "SwapKind", "Thp"]
 
 SwapKind = Literal["nvme", "zram"]
 """The swap device: on ``zram`` a slot is freed at swap-in of the last user's page (synchronous I/O,
 no swap cache),
 on ``nvme`` the page stays in the swap cache with its slot."""
+
+Thp = Literal["madvise", "never"]
+"""Which faults get a transparent huge page."""
 
 _SWAP_KINDS: tuple[SwapKind, ...] = ("nvme", "zram")
 _U64 = (1 << 64) - 1
@@ -40,6 +44,8 @@ class Host:
         tlb_bits: Each vCPU has a TLB of ``2**tlb_bits`` entries; 0 for none, so that each access
             walks.
         seed: Of ``RGSR_EL1``, from which IRG draws.
+        init_on_free: The kernel zeroes pages when they are freed (``init_on_free=1``), so not when
+            they are allocated.
 
     Raises:
         SizeError: A size that cannot be.
@@ -67,6 +73,7 @@ class Host:
         log: bool = True,
         tlb_bits: int = 0,
         seed: int = 1,
+        init_on_free: bool = False,
     ) -> None:
         if isinstance(policy, str):
             policy = profile(policy)
@@ -85,6 +92,7 @@ class Host:
             log=_check.flag("log", log),
             tlb_bits=_check.integer("tlb_bits", tlb_bits, 0, 64),
             seed=_check.integer("seed", seed, 0, _U64),
+            init_on_free=_check.flag("init_on_free", init_on_free),
         )
         if policy.decides:
             self.machine.set_decider(policy.decide)
@@ -95,6 +103,34 @@ class Host:
     def process(self, name: str = "vmm") -> Process:
         """A new process, with an address space of its own."""
         return Process(self.machine, _check.text("name", name))
+
+    def file(self, kind: FileKind, pages: int) -> File:
+        """A file to map.
+
+        Args:
+            kind: ``"shmem"`` (tmpfs), ``"ramfs"`` or ``"disk"``.
+            pages: Its size in 4 KiB pages.
+        """
+        return File(self.machine, kind, pages)
+
+    def memfd(self, pages: int) -> File:
+        """``memfd_create`` and ``ftruncate``: shmem that only its mappings name.
+
+        Args:
+            pages: Its size in 4 KiB pages.
+        """
+        return File(self.machine, "shmem", pages)
+
+    def set_nr_hugepages(self, pages: int) -> int:
+        """Write ``/proc/sys/vm/nr_hugepages``.
+
+        Args:
+            pages: How many huge pages of 2 MiB the pool shall have.
+
+        Returns:
+            How many it has: fewer when memory is short, more when they are in use.
+        """
+        return self.machine.set_nr_hugepages(_check.integer("pages", pages, 0, 1 << 40))
 
     def check_extension_arm_mte(self) -> bool:
         """``KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)``: may a VM have MTE?"""
@@ -116,6 +152,16 @@ class Host:
             raise ArgumentError("page", page, "a Page, such as mapping.page(0)")
         same_machine("page", page.process, self.machine)
         return Pagemap(*self.machine.evict(page.process.mm, page.address))
+
+    def set_transparent_hugepage(self, enabled: Thp) -> None:
+        """Write ``/sys/kernel/mm/transparent_hugepage/enabled``.
+
+        Args:
+            enabled: ``"madvise"``: a fault in memory that was advised ``MADV_HUGEPAGE`` gets a huge
+                page. ``"never"``, as after boot.
+        """
+        chosen = _check.choice("enabled", enabled, ("madvise", "never"))
+        self.machine.set_transparent_hugepage(chosen == "madvise")
 
     def migrate(self, page: Page) -> None:
         """Move a page to another frame, as ``move_pages`` and compaction do.

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["ROWS"]
 
 IPA = 0x5000_0000
+HPAGE = 512
+"""Pages of a huge page."""
+BIG = {"memory": "8 MiB", "swap": "4 MiB"}
+"""A machine that has room for huge pages."""
 _SERIES = "series 20221104011041.290951; e059853d14ca and d77e59a8fccd (v6.2; the former in 6.1.18)"
 
 
@@ -87,6 +91,36 @@ def migration_tried_again(host: Host) -> Actors:
         "kcompactd": [ops.migrate(mine.page(0))],
         "child": [ops.user_load(theirs.page(1))],
     }
+
+
+def huge_page(host: Host, pages: int = HPAGE) -> Mapping:
+    """A tagged process' memory that a write fills with a huge page."""
+    host.set_transparent_hugepage("madvise")
+    memory = host.process().mmap(pages, mte=True)
+    memory.madvise("hugepage")
+    return memory
+
+
+def zero_subpage(host: Host) -> None:
+    """One page of a tagged huge page is paged out; another has tags and no data."""
+    memory = huge_page(host)
+    memory.page(300).stg(0, 5)
+    host.evict(memory.page(2))
+    memory.page(300).load(tag=5)
+
+
+def tail_to_swap(host: Host) -> None:
+    """A tail of a tagged huge page is split off, goes to swap, and comes back."""
+    memory = huge_page(host)
+    memory.page(2).stg(0, 5)
+    memory.page(2).store(0x42, tag=5)
+    host.evict(memory.page(2))
+    memory.page(2).ldg(0)
+
+
+def huge_zero(host: Host) -> None:
+    """A tag is read where a huge page could be and nobody wrote."""
+    huge_page(host).page(7).ldg(0)
 
 
 def untagged_swap_in(host: Host) -> None:
@@ -210,6 +244,7 @@ ROWS = (
         fixed_in="linux-6.18",
         kind="sequential",
         knobs=("K33",),
+        machine=BIG,
         source="b1f202060afe (v6.12), 1ce6473d17e7 (v6.18); mail 20250922021458.68123-1",
         story=(
             "A tagged huge page has a subpage of zero data.",
@@ -217,39 +252,41 @@ ROWS = (
             "try_to_map_unused_to_zeropage compares data only, and maps the zero page.",
             "The user's load through the page's tag finds tag 0: SIGSEGV.",
         ),
-        waiting="huge pages",
+        script=zero_subpage,
     ),
     Bug(
         id="B34",
         title="the huge zero folio's tags are never initialised",
         property="P2",
-        broken="linux-6.18",
-        fixed_in="linux-7.0",
+        broken="linux-6.18 huge_zero=special",
+        fixed_in="linux-6.18",
         kind="sequential",
-        knobs=("K15", "K16"),
+        knobs=("huge_zero",),
+        machine=BIG,
         source="d82d09e48219 (v6.18), adfb6609c680 (v6.18-rc6)",
         story=(
             "A read of a PROT_MTE mapping maps the huge zero folio, allocated for its data only.",
             "Its PMD is special, so set_pmd_at syncs nothing.",
             "The user reads tags that an earlier owner left.",
         ),
-        waiting="huge pages",
+        script=huge_zero,
     ),
     Bug(
         id="B35",
         title="zeroed at free, so the tags of a fresh page are not zeroed",
         property="P2",
         broken="linux-6.18",
-        fixed_in="linux-7.3",
+        fixed_in="linux-6.18 K16=independent",
         kind="sequential",
-        knobs=("K16",),
+        knobs=("K16", "huge_zero"),
+        machine={**BIG, "init_on_free": True},
         source="series zerotags-v2 of 2026-04-21",
         story=(
             "With init_on_free pages come zeroed, so the allocation does not zero them again.",
             "That it should zero tags is decided by the same condition: it does not.",
             "A huge zero folio keeps an earlier owner's tags.",
         ),
-        waiting="huge pages and init_on_free",
+        script=huge_zero,
     ),
     Bug(
         id="B36",
@@ -272,16 +309,17 @@ ROWS = (
         id="B49",
         title="a split of a huge page loses the flag of its tails",
         property="P1",
-        broken="linux-6.12",
+        broken="linux-6.12 split_flags=lost",
         fixed_in="linux-6.12",
         kind="sequential",
-        knobs=(),
+        knobs=("split_flags",),
+        machine=BIG,
         source="prevented in the series merged in v5.10: PG_arch_2 in __split_huge_page_tail",
         story=(
             "A tagged huge page is split; the flag of its head is not given to its tails.",
             "A tail goes to swap: not flagged, so no tags are saved.",
             "It comes back without tags.",
         ),
-        waiting="huge pages, and the split as it was before the series",
+        script=tail_to_swap,
     ),
 )

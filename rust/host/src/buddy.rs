@@ -58,6 +58,11 @@ impl Buddy {
         Some(Pfn(first))
     }
 
+    /// Would `alloc_block` find one?
+    pub(crate) fn has_block(&self, order: u32) -> bool {
+        self.next_unused.next_multiple_of(1 << order) + (1 << order) <= self.end
+    }
+
     pub(crate) fn free(&mut self, pfn: Pfn) {
         self.freed.push(pfn);
     }

@@ -29,6 +29,8 @@ pub struct Config {
     pub log: bool,
     /// log2 of the entries of each vCPU's TLB; 0 for none.
     pub tlb_bits: u32,
+    /// `init_on_free=1` on the kernel's command line: pages are zeroed when they are freed, so not when they are allocated.
+    pub init_on_free: bool,
     /// Seed of `RGSR_EL1` of the first vCPU.
     pub seed: u64,
 }
@@ -45,6 +47,7 @@ impl Default for Config {
             ledger: true,
             log: true,
             tlb_bits: 0,
+            init_on_free: false,
             seed: 1,
         }
     }

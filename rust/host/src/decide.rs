@@ -70,6 +70,7 @@ const fn is_event(path: PathId) -> bool {
             | PathId::MadvisePageout
             | PathId::MadviseRemove
             | PathId::MadvisePopulate
+            | PathId::MadviseCollapse
             | PathId::DoMovePages
             | PathId::SoftOffline
             | PathId::MemoryFailure

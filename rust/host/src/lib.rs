@@ -40,6 +40,7 @@ mod state;
 mod step;
 mod swap;
 mod task;
+mod thp;
 mod verdict;
 
 pub use checked::Checked;

@@ -240,7 +240,10 @@ impl Machine {
 
     /// `prctl(PR_SET_TAGGED_ADDR_CTRL)`: how failed tag checks of the process are reported.
     pub fn set_tagged_addr_ctrl(&mut self, mm: MmId, tcf: Tcf) {
-        self.host.mm_mut(mm).tcf = tcf;
+        let mm = self.host.mm_mut(mm);
+        // The kernel is entered for it, and looks at TFSRE0_EL1 then.
+        mm.check_mte_tfsr();
+        mm.tcf = tcf;
     }
 
     /// How many `SEGV_MTEAERR` the process got since this was asked last. Asking is a system call: what the kernel finds in

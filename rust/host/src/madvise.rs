@@ -2,8 +2,7 @@
 //!
 //! **Models** `madvise_vma_behavior` (mm/madvise.c): the advice's checks VMA by VMA, in the order of the addresses, before
 //! the path that carries it out (`paths/madvise.rs`). **Leaves out** advices without an effect on tags or residency
-//! (`MADV_DONTFORK` and others), and huge pages: `MADV_HUGEPAGE` is remembered by nobody, `MADV_COLLAPSE` finds no range of
-//! 2 MiB.
+//! (`MADV_DONTFORK` and others), and `MADV_COLLAPSE` of files.
 //!
 //! **Keeps**: an advice that is refused changes nothing.
 
@@ -94,7 +93,9 @@ impl Machine {
                     self.syscall(Op::Madvise(mm, start, count, advice))?;
                     self.host.ksm_madvise(mm, start, count, false);
                 }
-                Advice::Cold | Advice::Hugepage | Advice::Nohugepage | Advice::Willneed | Advice::Collapse => {}
+                Advice::Hugepage => self.host.hugepage_madvise(mm, start, count, true),
+                Advice::Nohugepage => self.host.hugepage_madvise(mm, start, count, false),
+                Advice::Cold | Advice::Willneed => {}
                 _ => {
                     self.syscall(Op::Madvise(mm, start, count, advice))?;
                 }
@@ -137,8 +138,17 @@ impl Host {
                 Some(FileKind::Ramfs | FileKind::GuestMemfd) => Some(Errno::Eopnotsupp),
                 Some(FileKind::Shmem | FileKind::Disk | FileKind::Hugetlb) => None,
             },
-            Advice::Collapse => Some(Errno::Einval),
+            Advice::Collapse if vma.backing != Backing::Anon => Some(Errno::Einval),
             _ => None,
+        }
+    }
+
+    /// `hugepage_madvise`: only the flag.
+    fn hugepage_madvise(&mut self, mm: MmId, va: Va, pages: u64, on: bool) {
+        let mm = self.mm_mut(mm);
+        mm.split(va, pages);
+        for (_, vma) in mm.vmas.range_mut(va.vpn()..va.vpn() + pages) {
+            vma.flags.set(VmFlags::HUGEPAGE, on);
         }
     }
 

@@ -47,6 +47,8 @@ bitflags! {
         const ANON_VMA = 1 << 5;
         /// `VM_UFFD_MISSING`: user space brings the pages (userfaultfd).
         const UFFD_MISSING = 1 << 7;
+        /// `VM_HUGEPAGE`: `MADV_HUGEPAGE` was asked for.
+        const HUGEPAGE = 1 << 6;
     }
 }
 

@@ -42,6 +42,10 @@ bitflags! {
         const HWPOISON = 1 << 10;
         /// Part of a huge page of the pool (`hugetlb.rs`).
         const HUGETLB = 1 << 11;
+        /// Part of a transparent huge page (`thp.rs`).
+        const THP = 1 << 12;
+        /// Part of the huge zero folio.
+        const HUGE_ZERO = 1 << 13;
     }
 }
 

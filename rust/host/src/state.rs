@@ -23,6 +23,7 @@ use crate::mteswap::MtePages;
 use crate::page::{Page, PageFlags, Pages};
 use crate::policy::{Policy, ZeroPage};
 use crate::swap::SwapDevice;
+use crate::thp::Thp;
 use crate::verdict::Violation;
 
 /// Where RAM starts, as on QEMU's and most boards' memory maps.
@@ -83,6 +84,10 @@ pub struct Host {
     pub(crate) pages: Pages,
     pub(crate) buddy: Buddy,
     pub(crate) pool: Pool,
+    /// Transparent huge pages.
+    pub(crate) thp: Thp,
+    /// `init_on_free=1`: pages are zeroed when they are freed.
+    pub(crate) init_on_free: bool,
     pub(crate) zero_pfn: Pfn,
     /// Next unused frame of the `ZONE_DEVICE` and of the device region.
     pub(crate) zone_device: Buddy,
@@ -145,6 +150,8 @@ impl Host {
             pages: Pages::default(),
             buddy: frames(RAM_BASE, config.memory),
             pool: Pool::default(),
+            thp: Thp::default(),
+            init_on_free: config.init_on_free,
             zero_pfn: Pa(RAM_BASE).pfn(),
             zone_device: frames(zone_device, config.zone_device),
             mmio: frames(mmio, config.mmio),

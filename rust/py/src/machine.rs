@@ -64,7 +64,7 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (policy_name, policy_values, *, memory, zone_device, mmio, swap, swap_kind, ledger, log, tlb_bits, seed))]
+    #[pyo3(signature = (policy_name, policy_values, *, memory, zone_device, mmio, swap, swap_kind, ledger, log, tlb_bits, seed, init_on_free))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // the fields of `Config`, by keyword
     fn new(
         py: Python<'_>,
@@ -79,6 +79,7 @@ impl Machine {
         log: bool,
         tlb_bits: u32,
         seed: u64,
+        init_on_free: bool,
     ) -> PyResult<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let swap_kind = match swap_kind {
@@ -98,6 +99,7 @@ impl Machine {
                 ledger,
                 log,
                 tlb_bits,
+                init_on_free,
                 seed,
             };
             Ok(Self {

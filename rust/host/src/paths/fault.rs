@@ -179,11 +179,17 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             Flow::Return(Errno::Efault.ret())
         }
         (Some(Pte::Present { write, .. }), _) if write || !l.write => Flow::Return(0),
+        (Some(Pte::Present { pfn, .. }), _) if host.has_flag(pfn, PageFlags::HUGE_ZERO) => {
+            Flow::Call(PathId::SplitHugeZeroPagePmd, *l)
+        }
+        (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
+        (None, Backing::Anon) if host.thp_fault(l.mm, &vma, start, l.va) => {
+            Flow::Call(PathId::DoHugePmdAnonymousPage, *l)
+        }
         (Some(Pte::Present { .. }), _) if host.is_hugetlb(&vma) => Flow::Call(PathId::HugetlbWp, *l),
         (None, Backing::File(_)) if host.is_hugetlb(&vma) => Flow::Call(PathId::HugetlbNoPage, *l),
         (Some(Pte::Present { .. }), _) => Flow::Call(PathId::DoWpPage, *l),
         (None, Backing::File(_)) => Flow::Call(PathId::DoFault, *l),
-        (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if l.write => Flow::Call(PathId::DoAnonymousPage, *l),
         (None, Backing::Anon) => {
             let pfn = host.zero_pfn;
@@ -245,7 +251,12 @@ fn alloc_zeroed_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         pfn.0,
         host.place(l.mm, l.va)
     );
-    if host.vma_is_tagged(l) && host.policy.zero_tags == ZeroTags::Alloc {
+    let zero_tags = match host.policy.zero_tags {
+        ZeroTags::SetPte => false,
+        ZeroTags::Alloc => !host.init_on_free,
+        ZeroTags::Independent => true,
+    };
+    if host.vma_is_tagged(l) && zero_tags {
         host.clear_page_tags(pfn, (l.mm, l.va));
         host.page_mut(pfn).flags |= PageFlags::MTE_TAGGED | PageFlags::MTE_LOCK;
         note!(
@@ -382,7 +393,7 @@ fn call_notifier_end(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// a mapping, or none.
 fn set_wp_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (pfn, old) = (l.pfn.expect("allocated"), l.from.expect("there was one"));
-    let counted = old != host.zero_pfn;
+    let counted = host.is_counted(old);
     if !matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn, .. }) if pfn == old) {
         host.drop_unmapped_page(pfn);
         l.from = counted.then_some(old);
@@ -469,7 +480,8 @@ impl Host {
 
     /// Does a mapping hold a reference to the frame? Not for the zero page, nor for memory that is nobody's to free.
     pub(crate) fn is_counted(&self, pfn: Pfn) -> bool {
-        self.pfn_is_map_memory(pfn) && !self.has_flag(pfn, PageFlags::RESERVED)
+        let nobodys = PageFlags::RESERVED | PageFlags::HUGE_ZERO;
+        self.pfn_is_map_memory(pfn) && !self.page(pfn).flags.intersects(nobodys)
     }
 
     /// A frame without flags and with nobody's reference but the caller's.
@@ -488,6 +500,9 @@ impl Host {
     pub(crate) fn drop_unmapped_page(&mut self, pfn: Pfn) {
         if self.has_flag(pfn, PageFlags::HUGETLB) {
             return self.put_hugetlb_page(pfn);
+        }
+        if self.is_thp(pfn) {
+            return self.put_thp_page(pfn);
         }
         if self.has_flag(pfn, PageFlags::LRU) {
             self.resident -= 1;

@@ -15,8 +15,8 @@ use crate::file::FileKind;
 use crate::log::{Key, note};
 use crate::mm::Pte;
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::notifier;
 use crate::paths::outline::outline;
+use crate::paths::{notifier, split};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 
@@ -25,6 +25,13 @@ outline! {
     pub(super) MEMORY_FAILURE = "memory_failure" {
         "get_user_pages_fast" => |_, l, _| Flow::Call(PathId::GetUserPages, Locals { write: false, ..*l }),
         "TestSetPageHWPoison" => test_set_page_hwpoison,
+        "try_to_split_thp_page" => |host, l, _| {
+            l.file_end = l.end.0;
+            match split::split_first(host, l, l.pfn) {
+                Flow::Call(path, callee) => Flow::Call(path, Locals { seq: 1, ..callee }),
+                other => other,
+            }
+        },
         "lock_page" => lock_page,
         "rmap_walk" => rmap_walk,
         "mmu_notifier_invalidate_range_start" => |_, l, _| Flow::Call(PathId::NotifierStart, notifier::range(l)),
@@ -61,7 +68,6 @@ fn lock_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Blocked;
     }
     host.set_flag(poisoned(l), PageFlags::LOCKED, true);
-    l.file_end = l.end.0;
     Flow::Next
 }
 

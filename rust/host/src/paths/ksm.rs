@@ -19,7 +19,7 @@ use crate::mm::{Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
-use crate::paths::{change_pte, fault, notifier};
+use crate::paths::{change_pte, fault, notifier, split};
 use crate::policy::KsmMergeTagged;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
@@ -42,6 +42,7 @@ outline! {
     /// Every version; `l.from` is the merged page, or none if this one is to become it.
     pub(super) TRY_TO_MERGE_WITH_KSM_PAGE = "try_to_merge_with_ksm_page" {
         "mmap_read_lock" => fault::mmap_read_lock,
+        "split_huge_page" => |host, l, _| split::split_first(host, l, l.pfn),
         "find_mergeable_vma" => find_mergeable_vma,
         "write_protect_page" => |_, l, _| Flow::Call(PathId::WriteProtectPage, *l),
         "pages_identical" => pages_identical,
@@ -210,7 +211,7 @@ fn find_mergeable_vma(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("scanned");
     let mapped = matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn: now, .. }) if now == pfn);
     let vma = host.mm(l.mm).vma(l.va).map(|(_, v)| v.flags);
-    let mergeable = vma.is_some_and(|flags| flags.contains(VmFlags::MERGEABLE));
+    let mergeable = vma.is_some_and(|flags| flags.contains(VmFlags::MERGEABLE)) && !host.is_thp(pfn);
     if !mapped || !mergeable || host.has_flag(pfn, PageFlags::LOCKED) {
         l.ret = Errno::Efault.ret();
         return Flow::To("mmap_read_unlock");

@@ -6,17 +6,19 @@
 //!
 //! **Keeps**: whatever unmaps a page tells the notifier first.
 
-use tagvisor_arch::{PAGE_SIZE, Va};
+use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 
 use crate::file::Cached;
+use crate::hugetlb::HPAGE_SIZE;
 use crate::log::{Key, note};
 use crate::madvise::Advice;
 use crate::mm::{Backing, Pte};
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::{fault, notifier};
+use crate::paths::{fault, notifier, split};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
+use crate::thp::pmd_address;
 
 const MMAP_READ_LOCK: Step = Step {
     name: "mmap_read_lock",
@@ -69,12 +71,16 @@ pub(super) static MADVISE_PAGEOUT: Path = Path {
     steps: &[
         MMAP_READ_LOCK,
         Step {
+            name: "split_folio",
+            run: split_partial,
+        },
+        Step {
             name: "madvise_cold_or_pageout_pte_range",
             run: next_page_out,
         },
         Step {
             name: "next pte",
-            run: |_, _, _| Flow::To("madvise_cold_or_pageout_pte_range"),
+            run: |_, _, _| Flow::To("split_folio"),
         },
         Step {
             name: "mmap_read_unlock",
@@ -202,10 +208,29 @@ fn madvise_free_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::To("madvise_free_pte_range")
 }
 
+/// A huge page that is mapped nowhere else and that the range has only a part of is split first.
+fn split_partial(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let mut touched = host.mm(l.mm).touched(l.va, l.end).into_iter();
+    let part = touched.find_map(|va| part_of_thp(host, l, io, va).filter(|pfn| host.mapcount(*pfn) == 1));
+    split::split_first(host, l, part)
+}
+
+/// The page at an address, if it is part of a huge page that the advice is not about all of.
+fn part_of_thp(host: &Host, l: &Locals, io: &Io, va: Va) -> Option<Pfn> {
+    let Op::Madvise(_, from, pages, _) = io.op else {
+        unreachable!("entered for Op::Madvise only")
+    };
+    let whole = pmd_address(va) >= from && pmd_address(va) + HPAGE_SIZE <= from + pages * PAGE_SIZE;
+    match host.mm(l.mm).pte(va) {
+        Some(Pte::Present { pfn, .. }) if host.is_thp(pfn) && !whole => Some(pfn),
+        _ => None,
+    }
+}
+
 /// The next present page that is mapped nowhere else: others are left to the processes that use them.
-fn next_page_out(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn next_page_out(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let next = host.mm(l.mm).touched(l.va, l.end).into_iter().find(|va| {
-        matches!(host.mm(l.mm).pte(*va), Some(Pte::Present { pfn, special: false, .. }) if host.mapcount(pfn) == 1)
+        part_of_thp(host, l, io, *va).is_none() && matches!(host.mm(l.mm).pte(*va), Some(Pte::Present { pfn, special: false, .. }) if host.mapcount(pfn) == 1)
     });
     let Some(va) = next else {
         return Flow::To("mmap_read_unlock");

@@ -4,8 +4,8 @@
 //! `try_to_migrate` of every mapping between notifier calls leaves migration entries that touching tasks wait for,
 //! `__migrate_folio` moves the page cache or the swap cache over to the destination and copies (K13, K14; which comes first
 //! is a knob), `remove_migration_pte` maps the destination with `set_pte_at` over the entry (K4, K5). A page that somebody
-//! holds is tried three times with the same destination, then mapped again where it was. **Leaves out** isolation, huge
-//! pages, and migration of pages that are not on the LRU.
+//! holds is tried three times with the same destination, then mapped again where it was. A huge page is split first. **Leaves out** isolation, and
+//! migration of whole huge pages and of pages that are not on the LRU.
 //!
 //! **Keeps**: while entries stand for a page, nobody maps it anew; `l.from` is the source, `l.pfn` what will be mapped.
 
@@ -21,7 +21,7 @@ use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
-use crate::paths::{fault, notifier};
+use crate::paths::{fault, notifier, split};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 
@@ -31,6 +31,7 @@ const PASSES: u32 = 3;
 outline! {
     /// 6.11 and later: what the copy did to the destination's flag stays when the move fails.
     pub(super) COPY_THEN_MOVE = "migrate_pages" {
+        "split_folio" => |host, l, _| split::split_first(host, l, l.from),
         "alloc_migration_target" => alloc_migration_target,
         "rmap_walk" => rmap_walk,
         "mmu_notifier_invalidate_range_start" => |_, l, _| Flow::Call(PathId::NotifierStart, notifier::range(l)),
@@ -49,6 +50,7 @@ outline! {
 outline! {
     /// Up to 6.10.
     pub(super) MOVE_THEN_COPY = "migrate_pages" {
+        "split_folio" => |host, l, _| split::split_first(host, l, l.from),
         "alloc_migration_target" => alloc_migration_target,
         "rmap_walk" => rmap_walk,
         "mmu_notifier_invalidate_range_start" => |_, l, _| Flow::Call(PathId::NotifierStart, notifier::range(l)),
@@ -130,7 +132,8 @@ fn source(l: &Locals) -> Pfn {
 /// The source is locked, and a destination is there, locked too.
 fn alloc_migration_target(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let from = source(l);
-    if !host.is_movable(from) || host.has_flag(from, PageFlags::LOCKED) {
+    let fit = host.is_movable(from) && !host.is_thp(from);
+    if !fit || host.has_flag(from, PageFlags::LOCKED) {
         return Flow::Return(Errno::Eagain.ret());
     }
     let Some(pfn) = host.alloc_page(PageMapping::None) else {

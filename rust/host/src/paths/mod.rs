@@ -11,6 +11,7 @@ mod fork;
 mod free;
 mod gmem_abort;
 mod guest_access;
+mod huge_memory;
 mod hugetlb;
 mod hwpoison;
 mod ksm;
@@ -24,6 +25,7 @@ mod pte;
 mod ptrace;
 mod reclaim;
 mod rmap;
+mod split;
 mod swap_in;
 mod swapoff;
 mod user_access;
@@ -90,6 +92,10 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
+        PathId::DoHugePmdAnonymousPage => &huge_memory::DO_HUGE_PMD_ANONYMOUS_PAGE,
+        PathId::SplitHugeZeroPagePmd => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
+        PathId::MadviseCollapse => &huge_memory::MADVISE_COLLAPSE,
+        PathId::SplitHugePage => &split::SPLIT_HUGE_PAGE,
         PathId::DoMovePages => &migrate::DO_MOVE_PAGES,
         PathId::MigratePages => match policy.migrate_copy {
             MigrateCopy::First => &migrate::COPY_THEN_MOVE,
@@ -165,6 +171,7 @@ fn madvise_path(advice: Advice) -> PathId {
         Advice::Free => PathId::MadviseFree,
         Advice::Pageout => PathId::MadvisePageout,
         Advice::Remove => PathId::MadviseRemove,
+        Advice::Collapse => PathId::MadviseCollapse,
         Advice::SoftOffline => PathId::SoftOffline,
         Advice::Hwpoison => PathId::MemoryFailure,
         Advice::Unmergeable => PathId::UnmergeKsmPages,

@@ -16,8 +16,8 @@ use crate::log::{Key, note};
 use crate::mm::Pte;
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::notifier;
-use crate::policy::PageoutReferences;
+use crate::paths::{notifier, split};
+use crate::policy::{PageoutReferences, ThpSwap};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::swap::SwpEntry;
@@ -25,6 +25,10 @@ use crate::swap::SwpEntry;
 pub(super) static SHRINK_FOLIO_LIST: Path = Path {
     name: "shrink_folio_list",
     steps: &[
+        Step {
+            name: "split_folio",
+            run: split_folio,
+        },
         Step {
             name: "folio_trylock",
             run: folio_trylock,
@@ -111,6 +115,17 @@ fn page_named(host: &Host, l: &Locals, io: &Io) -> Option<Pfn> {
             Cached::Page(_) => None,
         },
     }
+}
+
+/// K12: before large folios were swapped as a whole, a huge page was split first. Afterwards its pages leave one by one, with
+/// the flags they have.
+fn split_folio(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if host.policy.thp_swap == ThpSwap::Whole {
+        return Flow::Next;
+    }
+    l.va = l.va.page();
+    let pfn = page_named(host, l, io);
+    split::split_first(host, l, pfn)
 }
 
 /// A page that is locked, or is none of reclaim's (the zero page, device memory, ramfs), is left alone.

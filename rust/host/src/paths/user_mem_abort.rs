@@ -2,21 +2,26 @@
 //!
 //! **Models** `kvm_handle_guest_abort` and `user_mem_abort` (arch/arm64/kvm/mmu.c): the VMA is looked at under `mmap_lock`,
 //! the page is brought in with no lock held, and under `mmu_lock` a changed notifier sequence sends the guest back to fault
-//! again. K24 says when the sequence is sampled and when `VM_MTE_ALLOWED` is read: three tables of the same steps.
-//! **Leaves out** block mappings, nested virtualisation, the memory cache for tables.
+//! again. K24 says when the sequence is sampled and when `VM_MTE_ALLOWED` is read: three tables of the same steps. What a
+//! block mapping of a transparent huge page would map is sanitised, but mapped page by page. **Leaves out** nested
+//! virtualisation, the memory cache for tables.
 //!
 //! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and under K19 = no never on a permission fault.
 
+use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
+
 use crate::errno::Errno;
+use crate::hugetlb::{HPAGE_PAGES, HPAGE_SIZE, compound_head};
 use crate::kvm::SLOT_READONLY;
 use crate::log::{Key, note};
 use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
 use crate::paths::outline::outline;
-use crate::policy::{FaultLock, SanitisePermission, SharedBacking, Untaggable};
+use crate::policy::{FaultLock, FaultSnapshot, SanitisePermission, SharedBacking, Untaggable};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
+use crate::thp::pmd_address;
 
 outline! {
     /// Every version.
@@ -235,11 +240,41 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         l.ret = Errno::Efault.ret();
         return Flow::To("kvm_fault_unlock");
     }
-    Flow::Call(PathId::SanitiseMteTags, *l)
+    let Some((head, va)) = host.transparent_hugepage_adjust(l, pfn) else {
+        return Flow::Call(PathId::SanitiseMteTags, *l);
+    };
+    // The next page of what a block would map; the step that maps comes back here until all of it is done.
+    let index = u64::from(l.index);
+    l.index += 1;
+    let (va, pfn) = (va + index * PAGE_SIZE, Some(Pfn(head.0 + index)));
+    Flow::Call(PathId::SanitiseMteTags, Locals { va, pfn, ..*l })
+}
+
+impl Host {
+    /// `transparent_hugepage_adjust`: the first frame and address of what a block mapping of the fault's page would map. The
+    /// VMM has a PMD there, the slot lets guest and VMM addresses agree in their low bits, and no dirty log wants pages.
+    fn transparent_hugepage_adjust(&self, l: &Locals, pfn: Pfn) -> Option<(Pfn, Va)> {
+        if l.logging || !self.is_thp(pfn) {
+            return None;
+        }
+        let slot = self.vm(l.vm).memslot(l.ipa.gfn())?;
+        let base = pmd_address(l.va);
+        let (first, end) = (slot.userspace_addr, slot.userspace_addr + slot.pages * PAGE_SIZE);
+        let agrees = slot.base_gfn.base().0 % HPAGE_SIZE == first.0 % HPAGE_SIZE;
+        let fits = agrees && base >= first && base + HPAGE_SIZE <= end;
+        (fits && self.pmd_mapped(l.mm, l.va.page(), pfn)).then(|| (compound_head(pfn), base))
+    }
 }
 
 pub(super) fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = l.pfn.expect("brought in");
+    if l.index > 0 && u64::from(l.index) < HPAGE_PAGES {
+        return Flow::To(if host.policy.fault_snapshot == FaultSnapshot::SeqAfterUnlock {
+            "sanitise_mte_tags?"
+        } else {
+            "kvm_vma_mte_allowed"
+        });
+    }
     let (write, kind) = (l.writable, if l.device { "Device-nGnRE" } else { "Normal Write-Back" });
     if l.permission {
         host.stage2_relax_perms(l.vm, l.ipa, pfn);

@@ -216,8 +216,11 @@ knobs! {
     "arch/arm64/mm/fault.c (tag_clear_highpage), mm/page_alloc.c (__GFP_ZEROTAGS); v5.14" {
         /// In `set_pte_at` (5.10 to 5.13).
         SetPte = "set-pte",
-        /// By the allocation, before anybody can see the page (5.14 and later).
+        /// By the allocation, before anybody can see the page (5.14 and later); not if it finds the data zeroed already
+        /// (`init_on_free`).
         Alloc = "alloc",
+        /// By the allocation, whoever has zeroed the data (proposed in April 2026).
+        Independent = "independent",
     }
     /// Whether ksmd merges pages of equal data when one of them has tags (`memcmp_pages`).
     "K17" ksm_merge_tagged: KsmMergeTagged, "KSM merges tagged pages",
@@ -439,6 +442,26 @@ knobs! {
         Bare = "bare",
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
+    }
+    /// What initialises the tags of the huge zero folio, which a read of an untouched huge page's range maps.
+    "huge_zero" huge_zero: HugeZero, "huge zero folio's tags",
+    "mm/huge_memory.c; d82d09e48219 (v6.18-rc1), adfb6609c680 (v6.18-rc6)" {
+        /// `set_pmd_at`, as for any huge page (up to 6.17).
+        Synced = "synced",
+        /// Nothing: its PMD is special, and it is allocated for its data only (6.18-rc1 to rc5).
+        Special = "special",
+        /// The allocation (6.18).
+        Alloc = "alloc",
+    }
+    /// Which tag flags the tails of a huge page have after a split (`__split_huge_page_tail`).
+    "split_flags" split_flags: SplitFlags, "tag flags after a split",
+    "mm/huge_memory.c, PG_arch_2 since v5.10, PG_arch_3 since v6.2" {
+        /// The head's, whatever their own were (every version).
+        Head = "head",
+        /// None: counterfactual, as it was before the series that brought MTE.
+        Lost = "lost",
+        /// Their own: counterfactual.
+        Own = "own",
     }
     /// Whether a migration copies the page before or after the page cache has let go of the source (`__migrate_folio`). A
     /// copy that comes first is done again when that fails.

@@ -8,10 +8,10 @@
 
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
-    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugetlbMte,
-    KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
-    RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags, SharedBacking, StaleEntry, SwapBypass,
-    SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
+    HugetlbMte, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged,
+    RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags, SharedBacking, SplitFlags,
+    StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -71,6 +71,8 @@ profiles! {
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
         migrate_copy: MigrateCopy::Last,
+        huge_zero: HugeZero::Synced,
+        split_flags: SplitFlags::Head,
         pageout_references: PageoutReferences::Checked,
         async_report: AsyncReport::Access,
     }
@@ -228,6 +230,7 @@ profiles! {
         copy_to_flagged: CopyToFlagged::Overwrite,
         untaggable: Untaggable::Refuse,
         guest_memfd: GuestMemfd::Unsanitised,
+        huge_zero: HugeZero::Alloc,
         thp_zero_subpage: ThpZeroSubpage::DataAndTags,
     }
     "linux-7.0" linux_7_0 from linux_6_18, "MTE trapped at EL2 where a VM has none" {

@@ -11,4 +11,5 @@ mod memory;
 mod migrate;
 mod random;
 mod registers;
+mod thp;
 mod userfault;

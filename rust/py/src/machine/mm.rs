@@ -123,6 +123,14 @@ impl Machine {
         })
     }
 
+    /// `/sys/kernel/mm/transparent_hugepage/enabled`: 'madvise', or 'never'.
+    fn set_transparent_hugepage(&self, py: Python<'_>, madvise: bool) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine.set_transparent_hugepage(madvise);
+            Ok(())
+        })
+    }
+
     /// `move_pages` of one page.
     fn migrate(&self, py: Python<'_>, mm: u32, address: u64) -> PyResult<()> {
         self.with(py, |machine| {
