@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tagvisor import _check
 from tagvisor._native import Op
 from tagvisor.errors import ArgumentError
-from tagvisor.process import BACKINGS
+from tagvisor.files import File
+from tagvisor.process import BACKINGS, same_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,20 +142,29 @@ def munmap(mapping: Mapping) -> Op:
 def mmap(
     over: Mapping,
     *,
-    backing: Backing = "anon",
+    backing: Backing | File = "anon",
+    offset: int = 0,
     shared: bool = False,
     mte: bool = False,
     prot: str = "rw",
 ) -> Op:
     """``mmap(MAP_FIXED)`` over a mapping, as :meth:`tagvisor.Process.mmap` with ``at``."""
+    known: str
+    if isinstance(backing, File):
+        same_machine("backing", backing, over.process.machine)
+        known, file = "file", backing.id
+    else:
+        known, file = _check.choice("backing", backing, BACKINGS), None
     return Op.mmap_fixed(
         over.process.machine,
         over.process.mm,
         over.address,
         over.pages,
-        _check.choice("backing", backing, BACKINGS),
+        known,
         _check.flag("shared", shared),
         _check.prot("prot", prot, mte=mte),
+        file,
+        _check.integer("offset", offset, 0, _U64),
     )
 
 
