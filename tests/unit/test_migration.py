@@ -129,6 +129,24 @@ def test_precopy_says_what_it_sent() -> None:
     assert moved.report.total.tag_bytes == 3 * 128
 
 
+def test_what_was_sent_and_became_zero_again_is_sent_again() -> None:
+    _, vm, cpu = guest()
+    cpu.stg(IPA, 5)
+    cpu.store(IPA | 5 << 56, 7)
+
+    def back_to_zero(number: int) -> None:
+        if number == 0:
+            cpu.store(IPA | 5 << 56, 0)
+            cpu.stg(IPA, 0)
+
+    there = target()
+    moved = migration.precopy(vm, there, run=back_to_zero)
+
+    new = moved.vm.vcpu()
+    assert (new.ldg(IPA), new.load(IPA)) == (0, 0)
+    there.check()
+
+
 def test_a_threshold_ends_the_rounds() -> None:
     _, vm, cpu = guest()
 
