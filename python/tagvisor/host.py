@@ -179,6 +179,10 @@ class Host:
         same_machine("page", page.process, self.machine)
         self.machine.migrate(page.process.mm, page.address)
 
+    def set_ksm_use_zero_pages(self, *, on: bool) -> None:
+        """``/sys/kernel/mm/ksm/use_zero_pages``: replace pages of zeros by the zero page."""
+        self.machine.set_ksm_use_zero_pages(_check.flag("on", on))
+
     def ksm_run(self) -> int:
         """``ksmd`` scans memory that was advised ``MADV_MERGEABLE`` until nothing is left to merge.
 

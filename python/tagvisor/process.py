@@ -144,6 +144,10 @@ class Process:
         )
         return Mapping(self, address, count)
 
+    def uffd_read(self) -> list[Page]:
+        """Pages that were touched and are still missing, in the order of their addresses."""
+        return [Page(self, address) for address in self.machine.uffd_read(self.mm)]
+
     def fork(self, name: str) -> Process:
         """``fork``: a child with the same memory, which either copies when it writes to it.
 
@@ -263,6 +267,24 @@ class Mapping:
         """
         self.madvise("dontneed", first, pages)
 
+    def uffd_register(self, first: int = 0, pages: int | None = None) -> None:
+        """``UFFDIO_REGISTER``: pages that are missing come from user space from now on.
+
+        Whoever touches one that is missing waits for :meth:`Page.uffd_copy`. Where nobody else runs
+        who could call it (all but :func:`tagvisor.explore` and :func:`tagvisor.schedule`) a load or
+        store gets ``SIGBUS`` and ``KVM_RUN`` returns ``EFAULT``, as with
+        ``UFFD_FEATURE_SIGBUS``; :meth:`Process.uffd_read` then tells which page it was.
+
+        Args:
+            first: The first page.
+            pages: How many; to the end by default.
+
+        Raises:
+            LinuxError: ``EINVAL``: the mapping is not private anonymous memory, or is gone.
+        """
+        address, count = self.span(first, pages)
+        self.process.machine.uffd_register(self.process.mm, address, count)
+
     def span(self, first: int = 0, pages: int | None = None) -> tuple[int, int]:
         """Address and number of pages of a part of it.
 
@@ -349,6 +371,20 @@ class Page:
         self.process.machine.user_fill_tags(
             self.process.mm, self.address, _check.tags("tags", tags, 256, exactly=True)
         )
+
+    def uffd_copy(self, data: bytes) -> None:
+        """``UFFDIO_COPY``: the page has come, and whoever waits for it goes on.
+
+        It is data only: tags are what the mapping of a fresh page makes of them.
+
+        Args:
+            data: At most 4096 bytes; what they lack is zero.
+
+        Raises:
+            LinuxError: ``ENOENT``, not registered; ``EEXIST``, it is there already.
+        """
+        given = _check.page_data("data", data)
+        self.process.machine.uffd_copy(self.process.mm, self.address, given)
 
     def peek_tags(self, granule: int = 0, count: int = 256) -> npt.NDArray[np.uint8]:
         """``PTRACE_PEEKMTETAGS`` by a debugger.

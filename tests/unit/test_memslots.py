@@ -94,3 +94,17 @@ def test_a_log_is_switched_on_and_off() -> None:
     assert vm.dirty_log(slot).tolist() == [False, False]
     with pytest.raises(tv.ArgumentError, match="slot"):
         vm.set_dirty_log(9, on=True)
+
+
+def test_an_actor_maps_a_file_over_a_memslots_memory() -> None:
+    host = tv.Host(tv.linux("6.12"), memory="1 MiB")
+    vmm = host.process()
+    ram = vmm.mmap(1)
+    memfd = host.memfd(1)
+    vmm.mmap(1, backing=memfd, shared=True).page(0).store(7)
+
+    tv.schedule(host, {"vmm": [tv.ops.mmap(ram, backing=memfd, shared=True)]}, ["vmm"])
+
+    assert ram.page(0).load() == 7
+    with pytest.raises(tv.ArgumentError, match="backing"):
+        tv.ops.mmap(ram, backing=tv.Host(memory="1 MiB").memfd(1))

@@ -9,11 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tagvisor.bugs.row import Bug
-from tagvisor.process import Mapping
 
 if TYPE_CHECKING:
     from tagvisor.host import Host
-    from tagvisor.process import Process
 
 __all__ = ["ROWS"]
 
@@ -21,28 +19,22 @@ IPA = 0x5000_0000
 PAGES = 512
 
 
-def huge_page(process: Process, prot: str = "rw") -> Mapping:
-    """``mmap(MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB)`` of 2 MiB."""
-    address = process.machine.mmap(process.mm, PAGES, "hugetlb", False, prot, None)  # noqa: FBT003
-    return Mapping(process, address, PAGES)
-
-
 def prot_mte(host: Host) -> None:
     """One process tags a huge page and ends, the next one reads its tags."""
     first, second = host.process("first"), host.process("second")
-    host.machine.set_nr_hugepages(1)
-    huge_page(first, "rwm").page(3).stg(0, 5)
+    host.set_nr_hugepages(1)
+    first.mmap(PAGES, backing="hugetlb", mte=True).page(3).stg(0, 5)
     first.exit()
-    huge_page(second, "rwm").page(3).ldg(0)
+    second.mmap(PAGES, backing="hugetlb", mte=True).page(3).ldg(0)
 
 
 def next_guest(host: Host) -> None:
     """One guest tags a huge page and is gone, the next one reads its tags."""
-    host.machine.set_nr_hugepages(1)
+    host.set_nr_hugepages(1)
     for name in ("first", "second"):
         vmm = host.process(name)
         vm = vmm.create_vm(mte=True)
-        vm.add_memslot(IPA, huge_page(vmm))
+        vm.add_memslot(IPA, vmm.mmap(PAGES, backing="hugetlb"))
         cpu = vm.vcpu()
         if name == "first":
             cpu.stg(IPA, 5)

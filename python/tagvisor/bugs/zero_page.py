@@ -20,12 +20,11 @@ IPA = 0x5000_0000
 
 def merge_zeros(host: Host) -> None:
     """KSM is to replace a page of zeros by the zero page."""
-    app = host.process("app")
-    page = app.mmap(1)
-    page.page(0).store(0)
-    app.machine.madvise(app.mm, page.address, 1, "mergeable")
-    app.machine.set_ksm_use_zero_pages(True)
-    app.machine.ksm_run()
+    zeros = host.process("app").mmap(1)
+    zeros.page(0).store(0)
+    zeros.madvise("mergeable")
+    host.set_ksm_use_zero_pages(on=True)
+    host.ksm_run()
 
 
 def guest_reads_first(host: Host) -> None:

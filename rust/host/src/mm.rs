@@ -7,7 +7,7 @@
 //!
 //! **Keeps**: VMAs do not overlap; a present PTE lies in a VMA.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bitflags::bitflags;
@@ -45,6 +45,8 @@ bitflags! {
         const MERGEABLE = 1 << 4;
         /// `vma->anon_vma` is set: anonymous pages may be mapped, so fork copies the page table.
         const ANON_VMA = 1 << 5;
+        /// `VM_UFFD_MISSING`: user space brings the pages (userfaultfd).
+        const UFFD_MISSING = 1 << 7;
         /// `VM_HUGEPAGE`: `MADV_HUGEPAGE` was asked for.
         const HUGEPAGE = 1 << 6;
     }
@@ -158,6 +160,8 @@ pub(crate) struct Mm {
     pub(crate) async_fault: bool,
     /// `SEGV_MTEAERR` signals delivered and not counted yet.
     pub(crate) async_signals: u32,
+    /// Pages that userfaultfd has asked user space for, and that are not there yet.
+    pub(crate) userfaults: BTreeSet<Va>,
     next_va: u64,
 }
 
@@ -192,6 +196,7 @@ impl Mm {
             tcf: Tcf::Sync,
             async_fault: false,
             async_signals: 0,
+            userfaults: BTreeSet::new(),
             next_va: MMAP_BASE,
         }
     }
@@ -205,6 +210,7 @@ impl Mm {
             mmap_lock: RwLock::default(),
             async_fault: false,
             async_signals: 0,
+            userfaults: BTreeSet::new(),
             ..*self
         }
     }

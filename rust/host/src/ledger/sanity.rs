@@ -77,7 +77,9 @@ impl Host {
         let held = self.references();
         let mut wrong = Vec::new();
         for (pfn, page) in self.pages.iter(&self.mem) {
-            let of_somebody = page.mapping != PageMapping::None || !self.pfn_is_map_memory(pfn);
+            // A page that is held and yet free belongs to nobody any more: the worst of all.
+            let of_somebody =
+                page.mapping != PageMapping::None || held.contains_key(&pfn) || !self.pfn_is_map_memory(pfn);
             if !of_somebody || page.flags.contains(PageFlags::RESERVED) {
                 continue;
             }

@@ -222,6 +222,29 @@ impl Machine {
         })
     }
 
+    /// `UFFDIO_REGISTER` for missing pages.
+    fn uffd_register(&self, py: Python<'_>, mm: u32, address: u64, pages: u64) -> PyResult<()> {
+        self.with(py, |machine| {
+            let registered = machine.uffd_register(MmId(mm), Va(address), pages);
+            registered.map_err(Refusal::of("ioctl(UFFDIO_REGISTER)"))
+        })
+    }
+
+    /// Addresses of pages that were touched and are missing.
+    fn uffd_read(&self, py: Python<'_>, mm: u32) -> PyResult<Vec<u64>> {
+        self.with(py, |machine| {
+            Ok(machine.uffd_read(MmId(mm)).into_iter().map(|va| va.0).collect())
+        })
+    }
+
+    /// `UFFDIO_COPY` of a page; what `data` lacks is zero.
+    fn uffd_copy(&self, py: Python<'_>, mm: u32, page: u64, data: &[u8]) -> PyResult<()> {
+        self.with(py, |machine| {
+            let copied = machine.uffd_copy(MmId(mm), Va(page), data);
+            copied.map_err(Refusal::of("ioctl(UFFDIO_COPY)"))
+        })
+    }
+
     /// What every tag read of a page must return, as the ledger has it.
     fn ledger_tags<'py>(&self, py: Python<'py>, mm: u32, page: u64) -> PyResult<Option<Bound<'py, PyArray1<u8>>>> {
         let tags = self.with(py, |machine| Ok(machine.ledger_tags(MmId(mm), Va(page))))?;
