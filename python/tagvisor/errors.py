@@ -114,6 +114,7 @@ _LINUX_ERRNO = {
     "EINVAL": (22, "Invalid argument"),
     "ENOSYS": (38, "Function not implemented"),
     "EOPNOTSUPP": (95, "Operation not supported"),
+    "ENOTRECOVERABLE": (131, "State not recoverable"),
     "EHWPOISON": (133, "Memory page has hardware error"),
 }
 

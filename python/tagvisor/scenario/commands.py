@@ -88,6 +88,8 @@ class Mmap(HostCommand):
     """The path of the file it maps."""
     offset: int
     """First page of the file."""
+    aligned: bool
+    """``align2m``: where a huge page begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +252,8 @@ class Poke(HostCommand):
 
 @dataclass(frozen=True, slots=True)
 class MachineCommand(Command):
-    """What a ``sh`` line does to the machine: ``ksm``, ``hugepages``, ``reclaim`` or ``swapoff``.
+    """What a ``sh`` line does to the machine: ``ksm``, ``hugepages``, ``thp``, ``reclaim``,
+    ``swapoff``.
 
     It has no answer.
     """

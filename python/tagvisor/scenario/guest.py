@@ -55,6 +55,7 @@ SCTLR_TAGS_MASK = 0xF << 40 | 3 << 38  # TCF0, TCF, ATA0, ATA
 
 NO_VCPU = -9
 START_FAILED = -1
+KVM_EXIT_INTR = 10
 MMIO_READ = 0x5A5A_5A5A_5A5A_5A5A  # what the VMM answers an MMIO load with
 REGISTERS = {
     "sctlr": "SCTLR_EL1",
@@ -287,7 +288,8 @@ def _exception(op: str, taken: GuestException) -> Keys:
 
 def _exit(op: str, left: GuestExit) -> Keys:
     if left.mmio is None:
-        return {"run": -1, "kvm_run": left.errno_name or "", "exit": 0}
+        reason = KVM_EXIT_INTR if left.errno_name == "EINTR" else 0
+        return {"run": -1, "kvm_run": left.errno_name or "", "exit": reason}
     access = left.mmio
     value = MMIO_READ if op == "ld" else 0
     direction = "W" if access.write else "R"

@@ -34,6 +34,9 @@ OK: Keys = {"ret": 0}
 PEEK_SHOWN = 64
 PAGEOUT_TRIES = 50
 BAR_PAGES = 256
+HPAGE_PAGES = 512
+HPAGE_SIZE = HPAGE_PAGES * PAGE_SIZE
+BUS_MCEERR_AR = 4
 
 # Marsaglia's xorshift64, as `rand` fills pages: incompressible, and the same in every run.
 XORSHIFT_SEED = 88172645463325252
@@ -83,11 +86,13 @@ class HostRoom:
         return 0 if found is None else found.address + page * PAGE_SIZE
 
     def late_signals(self) -> Keys:
-        """Signals of asynchronous tag checks that came since the last answer."""
-        if not self._asynchronous:
-            return {}
-        count = self._machine.take_async_tag_faults(self.process.mm)
-        return {"async_segv": count} if count else {}
+        """Signals of asynchronous tag checks and of poisoned pages that came since the last answer."""
+        late: Keys = {}
+        if self._machine.take_sigbus(self.process.mm):
+            late["sigbus_code"] = BUS_MCEERR_AR
+        if self._asynchronous and (count := self._machine.take_async_tag_faults(self.process.mm)):
+            late["async_segv"] = count
+        return late
 
     def execute(self, command: Command) -> Keys:
         """What the command answers."""
@@ -134,6 +139,8 @@ class HostRoom:
                 raise ScenarioError(self.path, command.line, problem, f"at most {MAX_OBJECTS}")
             self._objects[command.name] = Object()
         backing, file = self._backing(command)
+        if command.aligned and fixed is None:
+            fixed = self._aligned(command.pages)
         address = self._machine.mmap(
             self.process.mm,
             command.pages,
@@ -146,6 +153,13 @@ class HostRoom:
         )
         self._objects[command.name] = Object(address, command.pages, file)
         return OK
+
+    def _aligned(self, pages: int) -> int:
+        """Free addresses that begin a huge page."""
+        mm, room = self.process.mm, pages + HPAGE_PAGES
+        start = self._machine.mmap(mm, room, "anon", shared=False, prot="rw", fixed=None)
+        self._machine.munmap(mm, start, room)
+        return -(-start // HPAGE_SIZE) * HPAGE_SIZE
 
     def _backing(self, command: cmd.Mmap) -> tuple[str, int | None]:
         """What the machine calls the kind of memory, and the file that is mapped."""

@@ -90,7 +90,9 @@ class Interpreter:
         try:
             keys = self._execute(command, room)
         except LinuxError as refused:
-            keys = {"ret": -1, "errno": refused.errno_name}
+            # The language has no name for this one.
+            unnamed = refused.errno_name == "ENOTRECOVERABLE"
+            keys = {"ret": -1, "errno": f"E{refused.errno}" if unnamed else refused.errno_name}
         except UserSignal as signal:
             keys = {"sig": signal.text}
         except (ScenarioError, InternalError):
@@ -141,6 +143,8 @@ class Interpreter:
                 machine.ksm_run()
             case "hugepages":
                 machine.set_nr_hugepages(command.amount)
+            case "thp":
+                machine.set_transparent_hugepage(bool(command.amount))
             case "swapoff":
                 machine.swapoff()
             case _:

@@ -56,6 +56,7 @@ ADVICE = {
 }
 
 HUGEPAGES = re.compile(r"echo\s+(\d+)\s*>\s*\S*nr_hugepages")
+TRANSPARENT = re.compile(r"echo\s+(madvise|never)\s*>\s*\S*transparent_hugepage/enabled")
 RECLAIM = re.compile(r"echo\s+(\d+)([KMG]?)\s*>\s*\S*memory\.reclaim")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -66,7 +67,7 @@ def mmap(w: Words) -> Command:
     if kind not in KINDS:
         w.fail(f"no such kind of memory: {kind!r}", f"one of {', '.join(KINDS)}")
     pages = w.dec("PAGES")
-    prot, fixed, fd, file, offset = "rw", None, None, None, 0
+    prot, fixed, fd, file, offset, aligned = "rw", None, None, None, 0, False
     for option in w.rest():  # left to right: `none` takes back an earlier `mte`
         key, _, value = option.partition("=")
         match key:
@@ -77,7 +78,7 @@ def mmap(w: Words) -> Command:
             case "none":
                 prot = ""
             case "align2m":
-                pass  # addresses are not answered, and there are no huge pages to align for
+                aligned = True
             case "fixed":
                 fixed = w.object_name("fixed=OBJ", value)
             case "fd":
@@ -90,7 +91,7 @@ def mmap(w: Words) -> Command:
                 w.fail(f"no such option: {option!r}")
     if kind in {"file", "filep"} and file is None:
         w.fail(f"kind {kind!r} without file=PATH")
-    return cmd.Mmap(w.line, w.text, name, kind, pages, prot, fixed, fd, file, offset)
+    return cmd.Mmap(w.line, w.text, name, kind, pages, prot, fixed, fd, file, offset, aligned)
 
 
 def munmap(w: Words) -> Command:
@@ -305,6 +306,8 @@ def _shell(number: int, text: str) -> Command | None:
         return cmd.MachineCommand(number, text, "ksm")
     if found := HUGEPAGES.search(text):
         return cmd.MachineCommand(number, text, "hugepages", int(found[1]))
+    if found := TRANSPARENT.search(text):
+        return cmd.MachineCommand(number, text, "thp", int(found[1] != "never"))
     if found := RECLAIM.search(text):
         return cmd.MachineCommand(number, text, "reclaim", int(found[1]) * UNITS[found[2]])
     if re.search(r"\bswapoff\b", text):

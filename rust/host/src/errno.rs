@@ -53,6 +53,8 @@ errnos! {
     Enosys = 38, "ENOSYS";
     /// Operation not supported.
     Eopnotsupp = 95, "EOPNOTSUPP";
+    /// State not recoverable.
+    Enotrecoverable = 131, "ENOTRECOVERABLE";
 }
 
 impl Errno {

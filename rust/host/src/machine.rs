@@ -255,6 +255,11 @@ impl Machine {
         delivered
     }
 
+    /// Did a `SIGBUS` for a poisoned page come that no access of the process itself has met, since this was asked last?
+    pub fn take_sigbus(&mut self, mm: MmId) -> bool {
+        std::mem::take(&mut self.host.mm_mut(mm).sigbus)
+    }
+
     /// The kernel reads user memory for the process (`write(2)` from it): checked like an access of its own, and -EFAULT
     /// where that would be a signal.
     pub fn syscall_read(&mut self, mm: MmId, ptr: Va, size: u64) -> Result<u64, Errno> {

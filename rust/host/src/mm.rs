@@ -162,6 +162,8 @@ pub(crate) struct Mm {
     pub(crate) async_signals: u32,
     /// Pages that userfaultfd has asked user space for, and that are not there yet.
     pub(crate) userfaults: BTreeSet<Va>,
+    /// A `SIGBUS` with `BUS_MCEERR_AR` was sent that no access of its own has met, and nobody has asked yet.
+    pub(crate) sigbus: bool,
     next_va: u64,
 }
 
@@ -197,6 +199,7 @@ impl Mm {
             async_fault: false,
             async_signals: 0,
             userfaults: BTreeSet::new(),
+            sigbus: false,
             next_va: MMAP_BASE,
         }
     }
@@ -211,6 +214,7 @@ impl Mm {
             async_fault: false,
             async_signals: 0,
             userfaults: BTreeSet::new(),
+            sigbus: false,
             ..*self
         }
     }

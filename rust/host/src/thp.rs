@@ -107,11 +107,19 @@ impl Host {
         let unmapped = self.thp.unmapped.entry(head).or_default();
         *unmapped += 1;
         if *unmapped == HPAGE_PAGES {
-            self.forget_folio(head);
-            for pfn in folio(head) {
-                self.drop_unmapped_page(pfn);
-            }
+            self.free_folio(head);
         }
+    }
+
+    /// All of a folio that nobody maps goes back to the allocator, as the block that it was.
+    fn free_folio(&mut self, head: Pfn) {
+        self.forget_folio(head);
+        for pfn in folio(head) {
+            self.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
+            let page = self.page_mut(pfn);
+            (page.flags, page.mapping) = (PageFlags::empty(), PageMapping::None);
+        }
+        self.buddy.free_block(head, HPAGE_PAGES.ilog2());
     }
 
     /// The folio is none any more: its pages are pages like any other.

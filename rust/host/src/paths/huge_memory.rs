@@ -203,8 +203,14 @@ fn hugepage_vma_revalidate(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
     l.va = Va(l.va.0.next_multiple_of(HPAGE_SIZE));
     (l.ret, l.merged, l.index) = (0, 0, 0);
     if l.va + HPAGE_SIZE > l.end {
-        // Not one huge page fits into the range.
-        l.ret = if l.seq == 0 { Errno::Einval.ret() } else { 0 };
+        // Not one huge page fits into the range: an error if that begins inside one, or the mapping has room for none.
+        let none = l.seq == 0
+            && (l.va > l.end
+                || !host
+                    .mm(l.mm)
+                    .vma(l.va)
+                    .is_some_and(|(s, v)| Host::thp_suitable(v, s, l.va)));
+        l.ret = if none { Errno::Einval.ret() } else { 0 };
         return Flow::To("mmap_write_unlock");
     }
     l.seq += 1;

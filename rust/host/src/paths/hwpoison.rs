@@ -3,8 +3,7 @@
 //! **Models** `MADV_HWPOISON` (`madvise_inject_error`, then `memory_failure`, mm/memory-failure.c), page by page: the page
 //! is flagged, every mapping of it becomes a hwpoison entry between notifier calls, and whoever touches one gets
 //! `SIGBUS`, KVM on behalf of a guest too. A page of shmem stays in the page cache, flagged (5.16 and later); one of a disk
-//! file leaves it. **Leaves out** the signal that `madvise` itself may end in, early kills, and the difference that a dirty
-//! page makes.
+//! file leaves it. **Leaves out** early kills, and the difference that a dirty page makes.
 //!
 //! **Keeps**: a poisoned frame goes back to nobody.
 
@@ -17,6 +16,7 @@ use crate::mm::Pte;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::{notifier, split};
+use crate::policy::HwpoisonSignal;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 
@@ -102,6 +102,9 @@ fn try_to_unmap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn identify_page_state(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = poisoned(l);
     host.set_flag(pfn, PageFlags::LOCKED, false);
+    if host.policy.hwpoison_signal == HwpoisonSignal::Caller {
+        host.mm_mut(l.other.0).sigbus = true;
+    }
     if let PageMapping::File(file, index) = host.page(pfn).mapping {
         host.ledger.truncated(file, index, index + 1);
         host.page_mut(pfn).refcount -= 1;

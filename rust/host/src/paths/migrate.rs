@@ -22,6 +22,7 @@ use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
 use crate::paths::{fault, notifier, split};
+use crate::policy::SoftOfflineReserved;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 
@@ -107,7 +108,11 @@ fn soft_offline_in_use_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow
         return Flow::Tail(PathId::FreeUnrefPage, Locals { pfn: Some(pfn), ..*l });
     }
     if !host.is_movable(pfn) {
-        return Flow::Return(Errno::Eio.ret());
+        let errno = match host.policy.soft_offline_reserved {
+            SoftOfflineReserved::Eio => Errno::Eio,
+            SoftOfflineReserved::Enotrecoverable => Errno::Enotrecoverable,
+        };
+        return Flow::Return(errno.ret());
     }
     let from = Some(pfn);
     Flow::Call(PathId::MigratePages, Locals { from, index: 0, ..*l })

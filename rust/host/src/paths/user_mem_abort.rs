@@ -169,6 +169,7 @@ fn vma_used_after_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// K22 by frame: which memory is mapped as Device? Under K23 = slot only what the slot said when it was added counts.
 fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     if l.ret < 0 && l.out == super::fault::HWPOISON {
+        host.mm_mut(l.mm).sigbus = true;
         // kvm_send_hwpoison_signal: with a signal pending KVM_RUN ends as for any other.
         return Flow::Return(Errno::Eintr.ret());
     }

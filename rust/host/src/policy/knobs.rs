@@ -463,6 +463,22 @@ knobs! {
         /// Their own: counterfactual.
         Own = "own",
     }
+    /// Whether `MADV_HWPOISON` itself sends the caller `SIGBUS` (`MF_ACTION_REQUIRED`), besides what touches the page later.
+    "hwpoison_signal" hwpoison_signal: HwpoisonSignal, "MADV_HWPOISON and SIGBUS",
+    "mm/madvise.c (madvise_inject_error); recorded on 6.1.192, 6.12.117, 7.3.4" {
+        /// No (seen in 6.1).
+        None = "none",
+        /// Yes (seen in 6.12 and 7.3).
+        Caller = "caller",
+    }
+    /// What `MADV_SOFT_OFFLINE` answers for a page that cannot be offlined, such as the zero page.
+    "soft_offline_reserved" soft_offline_reserved: SoftOfflineReserved, "soft offline of a reserved page",
+    "mm/memory-failure.c (get_any_page); recorded on 6.1.192, 6.12.117, 7.3.4" {
+        /// -EIO (seen in 6.1 and 6.12).
+        Eio = "eio",
+        /// -ENOTRECOVERABLE (seen in 7.3).
+        Enotrecoverable = "enotrecoverable",
+    }
     /// Whether a migration copies the page before or after the page cache has let go of the source (`__migrate_folio`). A
     /// copy that comes first is done again when that fails.
     "migrate_copy" migrate_copy: MigrateCopy, "migration copies",

@@ -9,9 +9,10 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
-    HugetlbMte, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged,
-    RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags, SharedBacking, SplitFlags,
-    StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt,
+    RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
+    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
+    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -72,6 +73,8 @@ profiles! {
         swap_bypass: SwapBypass::Bare,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
+        hwpoison_signal: HwpoisonSignal::None,
+        soft_offline_reserved: SoftOfflineReserved::Eio,
         split_flags: SplitFlags::Head,
         pageout_references: PageoutReferences::Checked,
         async_report: AsyncReport::Access,
@@ -215,6 +218,7 @@ profiles! {
         copy_tags_offline: CopyTagsOffline::Fault,
         thp_zero_subpage: ThpZeroSubpage::DataOnly,
         migrate_copy: MigrateCopy::First,
+        hwpoison_signal: HwpoisonSignal::Caller,
     }
     "linux-6.12" linux_6_12 from linux_6_12_0, "PG_mte_lock, VM_MTE_ALLOWED checked at slot and fault (longterm, judged against 6.12.107)" {
         zero_page: ZeroPage::Unflagged,
@@ -241,5 +245,6 @@ profiles! {
         guest_memfd: GuestMemfd::Refused,
     }
     "linux-7.3" linux_7_3 from linux_7_2, "as 7.2 (judged against 7.3.4)" {
+        soft_offline_reserved: SoftOfflineReserved::Enotrecoverable,
     }
 }

@@ -163,6 +163,11 @@ impl Machine {
         self.with(py, |machine| Ok(machine.take_async_tag_faults(MmId(mm))))
     }
 
+    /// Did a `SIGBUS` for a poisoned page come that no access has met?
+    fn take_sigbus(&self, py: Python<'_>, mm: u32) -> PyResult<bool> {
+        self.with(py, |machine| Ok(machine.take_sigbus(MmId(mm))))
+    }
+
     /// The kernel reads user memory; how many bytes.
     fn syscall_read(&self, py: Python<'_>, mm: u32, pointer: u64, size: u64) -> PyResult<u64> {
         self.with(py, |machine| {
