@@ -47,6 +47,7 @@ from tagvisor.errors import (
     VectorError,
 )
 from tagvisor.explore import Exploration, explore, schedule
+from tagvisor.files import File
 from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
@@ -59,6 +60,7 @@ from tagvisor.walk import Walk
 __all__ = [
     "ArgumentError",
     "Exploration",
+    "File",
     "GuestException",
     "GuestExit",
     "Host",

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["PAGE_SIZE", "choice", "flag", "integer", "page_aligned", "prot", "size", "tags", "text"]
+__all__ = [
+    "PAGE_SIZE",
+    "choice",
+    "flag",
+    "integer",
+    "page_aligned",
+    "page_data",
+    "prot",
+    "size",
+    "tags",
+    "text",
+]
 
 PAGE_SIZE = 4096
 GRANULES_PER_PAGE = 256
@@ -102,6 +113,13 @@ def page_aligned(argument: str, value: object, bits: int) -> int:
     if number % PAGE_SIZE:
         raise ArgumentError(argument, value, f"an address at the start of a {PAGE_SIZE}-byte page")
     return number
+
+
+def page_data(argument: str, value: object) -> bytes:
+    """At most a page's bytes."""
+    if not isinstance(value, bytes | bytearray) or len(value) > PAGE_SIZE:
+        raise ArgumentError(argument, value, f"at most {PAGE_SIZE} bytes")
+    return bytes(value)
 
 
 def choice(argument: str, value: T, choices: Sequence[T]) -> T:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from tagvisor import _check, _native
 from tagvisor.errors import ArgumentError, PolicyViolation
+from tagvisor.files import File, FileKind
 from tagvisor.policy import Policy, policy as profile
 from tagvisor.process import Page, Pagemap, Process, same_machine
 from tagvisor.verdict import Step, Violation
@@ -103,6 +104,34 @@ class Host:
         """A new process, with an address space of its own."""
         return Process(self.machine, _check.text("name", name))
 
+    def file(self, kind: FileKind, pages: int) -> File:
+        """A file to map.
+
+        Args:
+            kind: ``"shmem"`` (tmpfs), ``"ramfs"`` or ``"disk"``.
+            pages: Its size in 4 KiB pages.
+        """
+        return File(self.machine, kind, pages)
+
+    def memfd(self, pages: int) -> File:
+        """``memfd_create`` and ``ftruncate``: shmem that only its mappings name.
+
+        Args:
+            pages: Its size in 4 KiB pages.
+        """
+        return File(self.machine, "shmem", pages)
+
+    def set_nr_hugepages(self, pages: int) -> int:
+        """Write ``/proc/sys/vm/nr_hugepages``.
+
+        Args:
+            pages: How many huge pages of 2 MiB the pool shall have.
+
+        Returns:
+            How many it has: fewer when memory is short, more when they are in use.
+        """
+        return self.machine.set_nr_hugepages(_check.integer("pages", pages, 0, 1 << 40))
+
     def check_extension_arm_mte(self) -> bool:
         """``KVM_CHECK_EXTENSION(KVM_CAP_ARM_MTE)``: may a VM have MTE?"""
         return self.machine.check_extension_arm_mte()
@@ -152,6 +181,10 @@ class Host:
             raise ArgumentError("page", page, "a Page, such as mapping.page(0)")
         same_machine("page", page.process, self.machine)
         self.machine.migrate(page.process.mm, page.address)
+
+    def set_ksm_use_zero_pages(self, *, on: bool) -> None:
+        """``/sys/kernel/mm/ksm/use_zero_pages``: replace pages of zeros by the zero page."""
+        self.machine.set_ksm_use_zero_pages(_check.flag("on", on))
 
     def ksm_run(self) -> int:
         """``ksmd`` scans memory that was advised ``MADV_MERGEABLE`` until nothing is left to merge.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from tagvisor import _check
 from tagvisor._native import Op
 from tagvisor.errors import ArgumentError
-from tagvisor.process import BACKINGS
+from tagvisor.files import File
+from tagvisor.process import BACKINGS, same_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,7 @@ __all__ = [
     "stg",
     "store",
     "swapoff",
+    "uffd_copy",
     "user_ldg",
     "user_load",
     "user_stg",
@@ -140,20 +142,29 @@ def munmap(mapping: Mapping) -> Op:
 def mmap(
     over: Mapping,
     *,
-    backing: Backing = "anon",
+    backing: Backing | File = "anon",
+    offset: int = 0,
     shared: bool = False,
     mte: bool = False,
     prot: str = "rw",
 ) -> Op:
     """``mmap(MAP_FIXED)`` over a mapping, as :meth:`tagvisor.Process.mmap` with ``at``."""
+    known: str
+    if isinstance(backing, File):
+        same_machine("backing", backing, over.process.machine)
+        known, file = "file", backing.id
+    else:
+        known, file = _check.choice("backing", backing, BACKINGS), None
     return Op.mmap_fixed(
         over.process.machine,
         over.process.mm,
         over.address,
         over.pages,
-        _check.choice("backing", backing, BACKINGS),
+        known,
         _check.flag("shared", shared),
         _check.prot("prot", prot, mte=mte),
+        file,
+        _check.integer("offset", offset, 0, _U64),
     )
 
 
@@ -202,6 +213,12 @@ def copy_tags_to(vm: Vm, ipa: int, tags: npt.ArrayLike) -> Op:
     if array.size > 256 * _MAX_PAGES:
         raise ArgumentError("tags", f"{array.size} tags", f"at most {_MAX_PAGES} pages of them")
     return Op.copy_tags_to(vm.machine, vm.id, start, array.tobytes())
+
+
+def uffd_copy(page: Page, data: bytes) -> Op:
+    """``UFFDIO_COPY``, as :meth:`tagvisor.Page.uffd_copy`."""
+    given = _check.page_data("data", data)
+    return Op.uffd_copy(page.process.machine, page.process.mm, page.address, given)
 
 
 def swapoff(host: Host) -> Op:

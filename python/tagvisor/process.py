@@ -8,10 +8,11 @@ one that faults raises :class:`tagvisor.UserSignal`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from tagvisor import _check
 from tagvisor.errors import ArgumentError
+from tagvisor.files import File
 from tagvisor.vm import Vm
 
 if TYPE_CHECKING:
@@ -20,14 +21,40 @@ if TYPE_CHECKING:
 
     from tagvisor import _native
 
-__all__ = ["Backing", "Mapping", "Page", "Pagemap", "Process"]
+__all__ = ["Advice", "Backing", "Mapping", "Page", "Pagemap", "Process", "TagCheck"]
 
-Backing = Literal["anon", "zone-device", "mmio"]
-"""What stands behind a mapping: private anonymous memory, ``ZONE_DEVICE`` pages (no tag storage,
-such as pmem),
-or a device's registers without ``struct page``."""
+Backing = Literal["anon", "hugetlb", "zone-device", "mmio"]
+"""What stands behind a mapping that is no file's: anonymous memory, huge pages of the pool,
+``ZONE_DEVICE`` pages (no tag storage, such as pmem), or a device's registers without ``struct
+page``."""
 
-BACKINGS: tuple[Backing, ...] = ("anon", "zone-device", "mmio")
+BACKINGS: tuple[Backing, ...] = ("anon", "hugetlb", "zone-device", "mmio")
+
+Advice = Literal[
+    "dontneed",
+    "free",
+    "cold",
+    "pageout",
+    "remove",
+    "mergeable",
+    "unmergeable",
+    "hugepage",
+    "nohugepage",
+    "willneed",
+    "populate_read",
+    "populate_write",
+    "collapse",
+    "hwpoison",
+    "soft_offline",
+]
+"""An advice: ``MADV_`` and its name in upper case."""
+
+ADVICES: tuple[Advice, ...] = get_args(Advice)
+
+TagCheck = Literal["none", "sync", "async"]
+"""``PR_MTE_TCF_NONE``, ``_SYNC``, ``_ASYNC``."""
+
+TAG_CHECKS: tuple[TagCheck, ...] = get_args(TagCheck)
 _ACCESS_SIZES = (1, 2, 4, 8)
 _MAX_PAGES = 1 << 31  # 8 TiB, past any machine that can be built
 _TAG_SHIFT = 56
@@ -73,7 +100,8 @@ class Process:
         self,
         pages: int,
         *,
-        backing: Backing = "anon",
+        backing: Backing | File = "anon",
+        offset: int = 0,
         shared: bool = False,
         mte: bool = False,
         prot: str = "rw",
@@ -83,7 +111,8 @@ class Process:
 
         Args:
             pages: How many 4 KiB pages.
-            backing: ``"anon"``, ``"zone-device"`` or ``"mmio"``.
+            backing: ``"anon"``, ``"hugetlb"``, ``"zone-device"``, ``"mmio"``, or a file.
+            offset: First page of the file; 0 without one.
             shared: ``MAP_SHARED``.
             mte: ``PROT_MTE``: the process sees tags itself.
             prot: Letters of ``r`` and ``w``; ``""`` is ``PROT_NONE``.
@@ -93,19 +122,31 @@ class Process:
         Raises:
             ArgumentError: An argument that cannot be.
             LinuxError: ``mmap`` was refused, such as ``EINVAL`` for ``PROT_MTE`` on memory without
-                tags or ``ENOMEM`` when the device regions are not that large.
+                tags or ``ENOMEM`` when the device regions or the pool are not that large.
         """
+        known: str
+        if isinstance(backing, File):
+            same_machine("backing", backing, self.machine)
+            known, file = "file", backing.id
+        else:
+            known, file = _check.choice("backing", backing, BACKINGS), None
         count = _check.integer("pages", pages, 1, _MAX_PAGES)
         fixed = at.address if isinstance(at, Mapping) else at
         address = self.machine.mmap(
             self.mm,
             count,
-            _check.choice("backing", backing, BACKINGS),
+            known,
             _check.flag("shared", shared),
             _check.prot("prot", prot, mte=mte),
             None if fixed is None else _check.page_aligned("at", fixed, 48),
+            file,
+            _check.integer("offset", offset, 0, 0 if file is None else _MAX_PAGES),
         )
         return Mapping(self, address, count)
+
+    def uffd_read(self) -> list[Page]:
+        """Pages that were touched and are still missing, in the order of their addresses."""
+        return [Page(self, address) for address in self.machine.uffd_read(self.mm)]
 
     def fork(self, name: str) -> Process:
         """``fork``: a child with the same memory, which either copies when it writes to it.
@@ -121,6 +162,19 @@ class Process:
     def exit(self) -> None:
         """The process ends: all it has mapped goes. Any later access is a ``SEGV_MAPERR``."""
         self.machine.exit_mm(self.mm)
+
+    def set_tag_check(self, mode: TagCheck) -> None:
+        """``prctl(PR_SET_TAGGED_ADDR_CTRL)``: what a failed tag check of the process does.
+
+        Args:
+            mode: ``"sync"`` (as made) raises :class:`tagvisor.UserSignal` at the access,
+                ``"async"`` is told by :meth:`take_async_faults`, ``"none"`` lets it pass.
+        """
+        self.machine.set_tagged_addr_ctrl(self.mm, _check.choice("mode", mode, TAG_CHECKS))
+
+    def take_async_faults(self) -> int:
+        """How many ``SEGV_MTEAERR`` were delivered since it was asked last."""
+        return self.machine.take_async_tag_faults(self.mm)
 
     def create_vm(self, *, mte: bool = False) -> Vm:
         """``KVM_CREATE_VM``, and with ``mte`` ``KVM_CAP_ARM_MTE``.
@@ -189,6 +243,21 @@ class Mapping:
             self.process.mm, address, count, _check.prot("prot", prot, mte=mte)
         )
 
+    def madvise(self, advice: Advice, first: int = 0, pages: int | None = None) -> None:
+        """``madvise``.
+
+        Args:
+            advice: The name without ``MADV_``, in lower case.
+            first: The first page.
+            pages: How many; to the end by default.
+
+        Raises:
+            LinuxError: As the kernel refuses it, such as ``EINVAL`` for ``free`` on a file.
+        """
+        address, count = self.span(first, pages)
+        known = _check.choice("advice", advice, ADVICES)
+        self.process.machine.madvise(self.process.mm, address, count, known)
+
     def dontneed(self, first: int = 0, pages: int | None = None) -> None:
         """``madvise(MADV_DONTNEED)``: the pages' contents, in memory or in swap, are discarded.
 
@@ -196,25 +265,25 @@ class Mapping:
             first: The first page.
             pages: How many; to the end by default.
         """
-        address, count = self.span(first, pages)
-        self.process.machine.madvise(self.process.mm, address, count, "dontneed")
+        self.madvise("dontneed", first, pages)
 
-    def madvise(self, advice: str, first: int = 0, pages: int | None = None) -> None:
-        """``madvise`` with any advice the model knows.
+    def uffd_register(self, first: int = 0, pages: int | None = None) -> None:
+        """``UFFDIO_REGISTER``: pages that are missing come from user space from now on.
+
+        Whoever touches one that is missing waits for :meth:`Page.uffd_copy`. Where nobody else runs
+        who could call it (all but :func:`tagvisor.explore` and :func:`tagvisor.schedule`) a load or
+        store gets ``SIGBUS`` and ``KVM_RUN`` returns ``EFAULT``, as with
+        ``UFFD_FEATURE_SIGBUS``; :meth:`Process.uffd_read` then tells which page it was.
 
         Args:
-            advice: The name behind ``MADV_``, in lower case: ``"pageout"``, ``"mergeable"``,
-                ``"hugepage"``, ``"collapse"``, ``"soft_offline"`` and others.
             first: The first page.
             pages: How many; to the end by default.
 
         Raises:
-            ArgumentError: No such advice.
-            LinuxError: It is refused, such as ``EINVAL`` where it cannot be followed.
+            LinuxError: ``EINVAL``: the mapping is not private anonymous memory, or is gone.
         """
         address, count = self.span(first, pages)
-        name = _check.text("advice", advice)
-        self.process.machine.madvise(self.process.mm, address, count, name)
+        self.process.machine.uffd_register(self.process.mm, address, count)
 
     def span(self, first: int = 0, pages: int | None = None) -> tuple[int, int]:
         """Address and number of pages of a part of it.
@@ -303,12 +372,60 @@ class Page:
             self.process.mm, self.address, _check.tags("tags", tags, 256, exactly=True)
         )
 
+    def uffd_copy(self, data: bytes) -> None:
+        """``UFFDIO_COPY``: the page has come, and whoever waits for it goes on.
+
+        It is data only: tags are what the mapping of a fresh page makes of them.
+
+        Args:
+            data: At most 4096 bytes; what they lack is zero.
+
+        Raises:
+            LinuxError: ``ENOENT``, not registered; ``EEXIST``, it is there already.
+        """
+        given = _check.page_data("data", data)
+        self.process.machine.uffd_copy(self.process.mm, self.address, given)
+
+    def peek_tags(self, granule: int = 0, count: int = 256) -> npt.NDArray[np.uint8]:
+        """``PTRACE_PEEKMTETAGS`` by a debugger.
+
+        Args:
+            granule: The first, 0 to 255.
+            count: How many; it may go on into the next pages.
+
+        Returns:
+            As many tags as could be read.
+
+        Raises:
+            LinuxError: ``EIO`` or ``EFAULT`` when none could.
+        """
+        return self.process.machine.ptrace_peek_tags(
+            self.process.mm, self._granule(granule), _check.integer("count", count, 1, 1 << 20)
+        )
+
+    def poke_tags(self, tags: npt.ArrayLike, granule: int = 0) -> int:
+        """``PTRACE_POKEMTETAGS`` by a debugger.
+
+        Args:
+            tags: Tags, each 0 to 15.
+            granule: Where the first goes, 0 to 255.
+
+        Returns:
+            How many were written.
+
+        Raises:
+            LinuxError: ``EIO``, ``EFAULT`` or ``EOPNOTSUPP`` when none could.
+        """
+        return self.process.machine.ptrace_poke_tags(
+            self.process.mm, self._granule(granule), _check.tags("tags", tags, 1)
+        )
+
     def pagemap(self) -> Pagemap:
         """What the page table holds for it."""
         return Pagemap(*self.process.machine.pagemap(self.process.mm, self.address))
 
 
-def same_machine(argument: str, process: Process, machine: _native.Machine) -> None:
+def same_machine(argument: str, process: Process | File, machine: _native.Machine) -> None:
     """Refuse what belongs to another host.
 
     Raises:

@@ -144,6 +144,41 @@ class Vcpu:
         given = _check.integer("value", value, 0, (1 << 8 * size) - 1)
         self._machine.guest_store(*self.ids(), _pointer("p", p), size, given)
 
+    def mrs(self, register: str) -> int:
+        """``MRS`` at EL1.
+
+        Args:
+            register: Its architectural name, such as ``GMID_EL1``.
+
+        Raises:
+            GuestException: It is UNDEFINED there, as ``GCR_EL1`` in a VM without MTE.
+        """
+        return self.vm.machine.guest_mrs(*self.ids(), _check.text("register", register))
+
+    def get_reg(self, register: str) -> int:
+        """``KVM_GET_ONE_REG`` by the VMM.
+
+        Args:
+            register: Its architectural name, such as ``SCTLR_EL1``.
+
+        Raises:
+            LinuxError: ``ENOENT``, the VM has no such register.
+        """
+        return self.vm.machine.vcpu_get_reg(*self.ids(), _check.text("register", register))
+
+    def set_reg(self, register: str, value: int) -> None:
+        """``KVM_SET_ONE_REG``. With ``SCTLR_EL1.M`` set the guest's own stage 1 is walked.
+
+        Args:
+            register: Its architectural name.
+            value: 64 bits.
+
+        Raises:
+            LinuxError: ``ENOENT``, the VM has no such register; ``EINVAL``, it cannot change.
+        """
+        word = _check.integer("value", value, 0, (1 << 64) - 1)
+        self.vm.machine.vcpu_set_reg(*self.ids(), _check.text("register", register), word)
+
     def page_tags(self, p: int) -> npt.NDArray[np.uint8]:
         """256 ``LDG``: the tags of the page ``p`` points into."""
         return self._machine.guest_page_tags(*self.ids(), _pointer("p", p))

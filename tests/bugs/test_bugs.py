@@ -107,3 +107,26 @@ def test_the_page_in_docs_is_what_the_command_writes(repository: Path) -> None:
         assert row.source in written
     for outside in bugs.LEFT_OUT:
         assert f"| {outside.id} | {outside.title} |" in written
+
+
+NOT_THEIRS = {"B47"}  # user space mends it
+
+
+def test_every_bug_of_the_list_is_in_or_out() -> None:
+    """The list of the specification: what concerns tags runs, the rest says why it does not."""
+    numbers = [number for number in range(1, 50) if number not in {14, 22}]
+    ids = {row.id for row in bugs.CATALOGUE} | {row.id for row in bugs.LEFT_OUT}
+
+    assert {f"B{number:02}" for number in numbers} <= ids
+    assert {"L-E", "L-E:page-free", "L-E:swapoff"} <= ids
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in RUNS if row.id not in NOT_THEIRS], ids=lambda row: row.id
+)
+def test_the_decisions_a_row_names_make_the_difference(row: bugs.Bug) -> None:
+    """The kernel that had the bug, with only those decisions taken from the mended one."""
+    broken, mended = bugs.policy_of(row.broken), bugs.policy_of(row.fixed_in)
+    policy = broken.replace(**{knob: mended.knobs[knob] for knob in row.knobs})
+
+    assert bugs.run(row, policy, (row.property,)).of(row.property) is None

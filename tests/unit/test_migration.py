@@ -129,6 +129,24 @@ def test_precopy_says_what_it_sent() -> None:
     assert moved.report.total.tag_bytes == 3 * 128
 
 
+def test_what_was_sent_and_became_zero_again_is_sent_again() -> None:
+    _, vm, cpu = guest()
+    cpu.stg(IPA, 5)
+    cpu.store(IPA | 5 << 56, 7)
+
+    def back_to_zero(number: int) -> None:
+        if number == 0:
+            cpu.store(IPA | 5 << 56, 0)
+            cpu.stg(IPA, 0)
+
+    there = target()
+    moved = migration.precopy(vm, there, run=back_to_zero)
+
+    new = moved.vm.vcpu()
+    assert (new.ldg(IPA), new.load(IPA)) == (0, 0)
+    there.check()
+
+
 def test_a_threshold_ends_the_rounds() -> None:
     _, vm, cpu = guest()
 
@@ -197,6 +215,54 @@ def test_late_tags_fail_the_guest_and_overwrite_newer_ones() -> None:
     assert new.ldg(IPA + PAGE) == 5
     summaries = [found.summary for found in there.violations if found.property == "P1"]
     assert any("reads tag 5" in summary and "wrote 6" in summary for summary in summaries)
+
+
+def test_the_explorer_finds_the_guest_between_data_and_tags() -> None:
+    """B47 as a race: between ``UFFDIO_COPY`` and ``KVM_ARM_MTE_COPY_TAGS`` the guest is awake."""
+    there = tv.Host("linux-6.12", memory="256 KiB", swap=0)
+    vmm = there.process()
+    ram = vmm.mmap(1)
+    vm = vmm.create_vm(mte=True)
+    vm.add_memslot(IPA, ram)
+    cpu = vm.vcpu()
+    ram.uffd_register()
+    tags = np.full(256, 5, dtype=np.uint8)
+    there.machine.ledger_adopt(vmm.mm, ram.address, tags)
+    bring = tv.ops.uffd_copy(ram.page(0), b"data")
+
+    found = tv.explore(
+        there, {"vmm": [bring, tv.ops.copy_tags_to(vm, IPA, tags)], "vcpu": [tv.ops.ldg(cpu, IPA)]}
+    )
+    alone = tv.explore(there, {"vcpu": [tv.ops.ldg(cpu, IPA)]})
+
+    assert found.violation is not None
+    assert found.violation.property == "P1"
+    assert "brought by user space" in str(found.violation)
+    assert alone.violation is not None
+    assert "waits for another" in alone.violation.summary
+    assert alone.violation.steps[-1].step == "handle_userfault"
+
+
+def test_a_missing_page_is_asked_for_and_brought_once() -> None:
+    there = tv.Host("linux-6.12", memory="1 MiB")
+    vmm = there.process()
+    ram = vmm.mmap(2)
+    ram.uffd_register(first=1)
+    assert ram.page(0).load() == 0
+    with pytest.raises(tv.UserSignal, match="SIGBUS"):
+        ram.page(1).load()
+    assert [page.address for page in vmm.uffd_read()] == [ram.page(1).address]
+
+    ram.page(1).uffd_copy((7).to_bytes(8, "little"))
+
+    assert ram.page(1).load() == 7
+    assert vmm.uffd_read() == []
+    with pytest.raises(tv.LinuxError, match="EEXIST"):
+        ram.page(1).uffd_copy(b"")
+    with pytest.raises(tv.LinuxError, match="ENOENT"):
+        ram.page(0).uffd_copy(b"")
+    with pytest.raises(tv.ArgumentError, match="data"):
+        ram.page(1).uffd_copy(bytes(4097))
 
 
 def test_a_guest_without_mte_needs_no_tags() -> None:

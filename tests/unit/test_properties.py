@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tagvisor.host import SwapKind
 
+
 IPA = 0x5000_0000
 TAGS = np.full(256, 7, dtype=np.uint8)
 
@@ -100,7 +101,7 @@ def p8_tags_of_pmem_are_asked_for(host: tv.Host) -> None:
 
 def p9_a_guest_without_mte_looks_for_it(host: tv.Host) -> None:
     vm, _ = guest_with(host, mte=False)
-    vm.machine.guest_mrs(*vm.vcpu().ids(), "GMID_EL1")
+    vm.vcpu().mrs("GMID_EL1")
 
 
 CASES = [

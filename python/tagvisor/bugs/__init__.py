@@ -20,9 +20,11 @@ from tagvisor.bugs import (
     found as newly_found,
     host_flag,
     host_swap,
+    hugetlb,
     kvm,
     metadata,
     migrated,
+    zero_page,
 )
 from tagvisor.bugs.left_out import LEFT_OUT
 from tagvisor.bugs.row import Bug, Found, LeftOut, Run, establish, policy_of, run
@@ -59,6 +61,8 @@ CATALOGUE: tuple[Bug, ...] = tuple(
             *host_swap.ROWS,
             *metadata.ROWS,
             *migrated.ROWS,
+            *zero_page.ROWS,
+            *hugetlb.ROWS,
             *newly_found.ROWS,
         ),
         key=_number,

@@ -306,22 +306,6 @@ ROWS = (
         actors=migration_tried_again,
     ),
     Bug(
-        id="B38",
-        title="PROT_MTE accepted on anonymous huge pages before they had tags",
-        property="P1",
-        broken="linux-6.12.0",
-        fixed_in="linux-6.12",
-        kind="sequential",
-        knobs=("K32",),
-        source="9f3419315f3c (v5.10), its mend in stable 5.10 to 6.12",
-        story=(
-            "mmap(MAP_ANONYMOUS | MAP_HUGETLB, PROT_MTE) is taken for any anonymous memory.",
-            "Nobody keeps the flags and tags of huge pages right.",
-            "Tags written are lost when the page is copied.",
-        ),
-        waiting="hugetlb",
-    ),
-    Bug(
         id="B49",
         title="a split of a huge page loses the flag of its tails",
         property="P1",

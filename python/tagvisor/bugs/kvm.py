@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tagvisor import ops
-from tagvisor._native import Op
 from tagvisor.bugs.row import Bug
 from tagvisor.explore import schedule
 from tagvisor.process import Mapping
@@ -17,7 +16,6 @@ from tagvisor.process import Mapping
 if TYPE_CHECKING:
     from tagvisor.bugs.row import Actors
     from tagvisor.host import Host
-    from tagvisor.process import Process
     from tagvisor.vm import Vm
 
 __all__ = ["ROWS"]
@@ -35,17 +33,10 @@ def zone_device(host: Host) -> None:
     cpu.ldg(IPA)
 
 
-def disk_file(vmm: Process) -> Mapping:
-    """A page of a file on a disk, mapped shared."""
-    file = vmm.machine.create_file("disk", 1)
-    address = vmm.machine.mmap(vmm.mm, 1, "file", True, "rw", None, file, 0)  # noqa: FBT003
-    return Mapping(vmm, address, 1)
-
-
 def file_on_disk(host: Host) -> None:
     """A guest tags a page of a file, which is written back and dropped."""
     vmm = host.process()
-    ram = disk_file(vmm)
+    ram = vmm.mmap(1, backing=host.file("disk", 1), shared=True)
     vm = vmm.create_vm(mte=True)
     vm.add_memslot(IPA, ram)
     cpu = vm.vcpu()
@@ -54,7 +45,7 @@ def file_on_disk(host: Host) -> None:
     cpu.ldg(IPA)
 
 
-def remapped(host: Host, over: Op, ram: Mapping, vm: Vm) -> None:
+def remapped(host: Host, over: ops.Op, ram: Mapping, vm: Vm) -> None:
     """The VMM puts other memory behind the memslot when a fault has looked at the VMA."""
     cpu = vm.vcpu()
     schedule(
@@ -72,8 +63,7 @@ def remapped_to_disk(host: Host) -> None:
     ram = vmm.mmap(1)
     vm = vmm.create_vm(mte=True)
     vm.add_memslot(IPA, ram)
-    file = vmm.machine.create_file("disk", 1)
-    over = Op.mmap_fixed(vmm.machine, vmm.mm, ram.address, 1, "file", True, "rw", file)  # noqa: FBT003
+    over = ops.mmap(ram, backing=host.file("disk", 1), shared=True)
     remapped(host, over, ram, vm)
 
 
@@ -100,7 +90,7 @@ def register_without_mte(host: Host) -> None:
     """A guest without MTE asks how large a tag block is."""
     vm = host.process().create_vm()
     cpu = vm.vcpu()
-    vm.machine.guest_mrs(*cpu.ids(), "GMID_EL1")
+    cpu.mrs("GMID_EL1")
 
 
 def shared_page(host: Host) -> Actors:
@@ -139,7 +129,7 @@ ROWS = (
         broken="v10-series",
         fixed_in="v11-series",
         kind="sequential",
-        knobs=("K22",),
+        knobs=("K22", "K23"),
         source="mails 20210327152324.GA28167, 20210331184311.GA10737, 20210408141853.GA7676 on v10",
         story=(
             "The VMM maps pmem and makes it a memslot; nothing looks at the memory.",
@@ -160,9 +150,9 @@ ROWS = (
         knobs=("K20", "K19"),
         source="review of v11: c3293d47, 20210428170705.GB4022; hook gone in v6.10 (f3b65bbaed7c)",
         story=(
-            "The guest has a page; the VMM writes it, and copy on write puts a new one there.",
+            "The guest has a page; the VMM writes it, and copy on write puts another there.",
             "The notifier unmaps the old page; the new one is not flagged, its tags are stale.",
-            "set_pte_at_notify tells KVM; kvm_set_spte_gfn maps the new page as it is.",
+            "set_pte_at_notify tells KVM: kvm_set_spte_gfn maps the new page as it is.",
             "No stage-2 fault will sanitise it: the guest reads an earlier owner's tags.",
         ),
         script=page_told_of,
@@ -174,7 +164,7 @@ ROWS = (
         broken="linux-6.1 K21=allowed",
         fixed_in="linux-6.2",
         kind="race",
-        knobs=("K18", "K21"),
+        knobs=("K4", "K18"),
         source="series 20221104011041 (v6.2); v10 to v14 threads (98894641-8344-...)",
         story=(
             "A guest of one VMM and another process share a page, not flagged.",

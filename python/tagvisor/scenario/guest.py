@@ -66,6 +66,7 @@ REGISTERS = {
 
 DFSC_TAG_CHECK = 0x11
 ESR_WNR = 1 << 6
+ZVA_BLOCK = 64
 
 
 class GuestRoom:
@@ -267,18 +268,21 @@ def _tagged(pointer: int, tag: int) -> int:
 
 
 def _exception(op: str, taken: GuestException) -> Keys:
-    esr = taken.esr
+    esr, far = taken.esr, taken.far
     if op == "zva" and esr & 0x3F == DFSC_TAG_CHECK:
         # Not what the model says: a tag check fault of DC ZVA is a store's (WnR 1), by the
         # architecture and in `taken.esr`. The recorded answers come from an emulated CPU that
         # reports WnR 0, and a recorded answer compares exactly, so the answer shows what was
         # recorded. This is the only place that knows.
+        # It also reports the start of the block where the architecture, and `taken.far`, have the
+        # first granule that fails.
         esr &= ~ESR_WNR
+        far &= ~(ZVA_BLOCK - 1)
     return {
         "guest_esr": f"{esr:x}",
         "ec": f"{esr >> 26:x}",
         "dfsc": f"{esr & 0x3F:x}",
-        "far": f"{taken.far:x}",
+        "far": f"{far:x}",
     }
 
 

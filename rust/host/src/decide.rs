@@ -83,6 +83,8 @@ const fn is_event(path: PathId) -> bool {
             | PathId::CopyTagsFrom
             | PathId::CopyTagsTo
             | PathId::Swapoff
+            | PathId::GmemAbort
+            | PathId::UffdioCopy
     )
 }
 

@@ -240,7 +240,10 @@ impl Machine {
 
     /// `prctl(PR_SET_TAGGED_ADDR_CTRL)`: how failed tag checks of the process are reported.
     pub fn set_tagged_addr_ctrl(&mut self, mm: MmId, tcf: Tcf) {
-        self.host.mm_mut(mm).tcf = tcf;
+        let mm = self.host.mm_mut(mm);
+        // The kernel is entered for it, and looks at TFSRE0_EL1 then.
+        mm.check_mte_tfsr();
+        mm.tcf = tcf;
     }
 
     /// How many `SEGV_MTEAERR` the process got since this was asked last. Asking is a system call: what the kernel finds in
@@ -355,6 +358,11 @@ impl Machine {
     /// memory that does not move, -EAGAIN for a page that somebody holds.
     pub fn migrate_page(&mut self, mm: MmId, va: Va) -> Result<(), Errno> {
         self.syscall(Op::Migrate(mm, va)).map(drop)
+    }
+
+    /// `/sys/kernel/mm/ksm/use_zero_pages`: ksmd replaces pages of zeros by the zero page.
+    pub fn set_ksm_use_zero_pages(&mut self, on: bool) {
+        self.host.ksm_use_zero_pages = on;
     }
 
     /// `ksmd` runs until nothing is left to merge; how many pages were.

@@ -150,6 +150,7 @@ impl Host {
         for (_, vma) in mm.vmas.range_mut(va.vpn()..va.vpn() + pages) {
             vma.flags.set(VmFlags::HUGEPAGE, on);
         }
+        mm.merge(va, pages);
     }
 
     /// `ksm_madvise`: only the flag; the scan does the rest. Shared and device memory and huge pages are left alone without
@@ -162,5 +163,6 @@ impl Host {
             let possible = !hugetlb && !vma.flags.intersects(VmFlags::SHARED | VmFlags::PFNMAP);
             vma.flags.set(VmFlags::MERGEABLE, on && possible);
         }
+        mm.merge(va, pages);
     }
 }

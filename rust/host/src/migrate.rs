@@ -1,16 +1,17 @@
 //! What a VMM needs that migrates a guest: whole pages of data, and the truth about tags for the judge on the other side.
 //!
 //! **Models** a VMM that copies guest memory through its own mapping, as user accesses like any other. The protocol itself
-//! (rounds, dirty logs, `KVM_ARM_MTE_COPY_TAGS`) is user space's, in Python. **Leaves out** userfaultfd: the protocol says
-//! what is missing.
+//! (rounds, dirty logs, `KVM_ARM_MTE_COPY_TAGS`) is user space's, in Python. Pages that are still missing are asked for
+//! through userfaultfd (`paths/userfault.rs`).
 //!
 //! **Keeps**: what the guest wrote on its source host is what it must find on its new one; the ledger there is told so.
 
 use tagvisor_arch::{PAGE_SIZE, PageTags, Va};
 
-use crate::errno::Signal;
-use crate::ids::MmId;
+use crate::errno::{Errno, Signal};
+use crate::ids::{Actor, MmId};
 use crate::machine::Machine;
+use crate::ops::Op;
 
 /// Bytes of one access.
 const WORD: u64 = 8;
@@ -45,6 +46,29 @@ impl Machine {
         });
         self.host.log.enabled = logs;
         done
+    }
+
+    /// `UFFDIO_REGISTER`: user space brings the pages of a range from now on. -EINVAL: a hole, or memory that is not
+    /// anonymous and private.
+    pub fn uffd_register(&mut self, mm: MmId, va: Va, pages: u64) -> Result<(), Errno> {
+        Self::range_ok(va, pages)?;
+        self.origin(Actor::Process(mm), "UFFDIO_REGISTER");
+        self.host.userfaultfd_register(mm, va, pages)
+    }
+
+    /// Pages that were touched and are missing, in the order of their addresses: what a read of the userfaultfd tells.
+    pub fn uffd_read(&self, mm: MmId) -> Vec<Va> {
+        self.host.mm(mm).userfaults.iter().copied().collect()
+    }
+
+    /// `UFFDIO_COPY` of a page. -ENOENT: not registered; -EEXIST: it is there already; -EINVAL: not a page's address, or
+    /// more data than a page has.
+    pub fn uffd_copy(&mut self, mm: MmId, va: Va, data: &[u8]) -> Result<(), Errno> {
+        if va.page_offset() != 0 || data.len() as u64 > PAGE_SIZE {
+            return Err(Errno::Einval);
+        }
+        let data = data.to_vec();
+        self.syscall(Op::UffdCopy { mm, va, data }).map(drop)
     }
 
     /// What every tag read of a page must return, as the ledger has it; `None` with the ledger off, and where nobody was.

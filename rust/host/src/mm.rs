@@ -7,7 +7,7 @@
 //!
 //! **Keeps**: VMAs do not overlap; a present PTE lies in a VMA.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bitflags::bitflags;
@@ -45,6 +45,8 @@ bitflags! {
         const MERGEABLE = 1 << 4;
         /// `vma->anon_vma` is set: anonymous pages may be mapped, so fork copies the page table.
         const ANON_VMA = 1 << 5;
+        /// `VM_UFFD_MISSING`: user space brings the pages (userfaultfd).
+        const UFFD_MISSING = 1 << 7;
         /// `VM_HUGEPAGE`: `MADV_HUGEPAGE` was asked for.
         const HUGEPAGE = 1 << 6;
     }
@@ -158,6 +160,8 @@ pub(crate) struct Mm {
     pub(crate) async_fault: bool,
     /// `SEGV_MTEAERR` signals delivered and not counted yet.
     pub(crate) async_signals: u32,
+    /// Pages that userfaultfd has asked user space for, and that are not there yet.
+    pub(crate) userfaults: BTreeSet<Va>,
     /// A `SIGBUS` with `BUS_MCEERR_AR` was sent that no access of its own has met, and nobody has asked yet.
     pub(crate) sigbus: bool,
     next_va: u64,
@@ -165,6 +169,24 @@ pub(crate) struct Mm {
 
 /// Where the first mapping of a process goes; above 4 GiB, so that no IPA of a scenario looks like it.
 const MMAP_BASE: u64 = 0x7f00_0000_0000;
+
+/// Does a VMA go on where the one before it ends, and say the same?
+fn continues(at: u64, prev: &Vma, start: u64, vma: &Vma) -> bool {
+    let offset = match vma.backing {
+        Backing::Anon | Backing::Hugetlb => prev.offset,
+        Backing::File(_) | Backing::ZoneDevice | Backing::Mmio => vma.offset.wrapping_sub(start - at),
+    };
+    prev.end == start
+        && *prev
+            == Vma {
+                end: start,
+                offset,
+                ..*vma
+            }
+}
+
+/// `fault_around_bytes`, by default.
+pub(crate) const FAULT_AROUND_BYTES: u64 = 64 << 10;
 
 impl Mm {
     pub(crate) fn new(name: &str) -> Self {
@@ -176,6 +198,7 @@ impl Mm {
             tcf: Tcf::Sync,
             async_fault: false,
             async_signals: 0,
+            userfaults: BTreeSet::new(),
             sigbus: false,
             next_va: MMAP_BASE,
         }
@@ -190,6 +213,7 @@ impl Mm {
             mmap_lock: RwLock::default(),
             async_fault: false,
             async_signals: 0,
+            userfaults: BTreeSet::new(),
             sigbus: false,
             ..*self
         }
@@ -224,9 +248,10 @@ impl Mm {
         covered == pages
     }
 
-    /// `get_unmapped_area`: addresses never used before, aligned, with a page left free in between.
+    /// `get_unmapped_area`: addresses never used before, with a page left free in between. The kernel's are random; here a
+    /// mapping begins where a window of `do_fault_around` does, so that which pages share one depends on nothing else.
     pub(crate) fn unmapped_area(&mut self, pages: u64, align: u64) -> Va {
-        let va = Va(self.next_va.next_multiple_of(align));
+        let va = Va(self.next_va.next_multiple_of(align.max(FAULT_AROUND_BYTES)));
         self.next_va = va.0 + (pages + 1) * PAGE_SIZE;
         va
     }
@@ -251,6 +276,25 @@ impl Mm {
                     },
                 );
             }
+        }
+    }
+
+    /// `vma_merge` over the range: neighbours that say the same become one.
+    pub(crate) fn merge(&mut self, va: Va, pages: u64) {
+        let first = va.vpn().saturating_sub(1);
+        let starts: Vec<u64> = self.vmas_in(Va(first * PAGE_SIZE), pages + 2).map(|(s, _)| s).collect();
+        let mut before = None;
+        for start in starts {
+            let vma = self.vmas[&start];
+            before = match before {
+                Some((at, prev)) if continues(at, &prev, start, &vma) => {
+                    self.vmas.remove(&start);
+                    let whole = Vma { end: vma.end, ..prev };
+                    self.vmas.insert(at, whole);
+                    Some((at, whole))
+                }
+                _ => Some((start, vma)),
+            };
         }
     }
 
@@ -310,6 +354,30 @@ mod tests {
         assert_eq!(
             mm.vma(Va(MMAP_BASE + 5 * PAGE_SIZE)).unwrap().1.end,
             Va(MMAP_BASE).vpn() + 6
+        );
+    }
+
+    #[test]
+    fn what_was_split_merges_again_when_it_says_the_same() {
+        let mut mm = Mm::new("t");
+        let file = Vma {
+            backing: Backing::File(FileId(0)),
+            offset: 3,
+            ..anon(8)
+        };
+        mm.insert(Va(MMAP_BASE), file);
+        mm.split(Va(MMAP_BASE + 2 * PAGE_SIZE), 3);
+        let (middle, _) = mm.vma(Va(MMAP_BASE + 2 * PAGE_SIZE)).unwrap();
+        mm.vmas.get_mut(&middle).unwrap().prot = Prot::READ;
+        mm.merge(Va(MMAP_BASE + 2 * PAGE_SIZE), 3);
+        assert_eq!(mm.vmas.len(), 3, "the middle says something else");
+
+        mm.vmas.get_mut(&middle).unwrap().prot = file.prot;
+        mm.merge(Va(MMAP_BASE + 2 * PAGE_SIZE), 3);
+
+        assert_eq!(
+            mm.vma(Va(MMAP_BASE + 7 * PAGE_SIZE)),
+            Some((Va(MMAP_BASE).vpn(), &file))
         );
     }
 

@@ -185,6 +185,15 @@ pub enum Op {
     },
     /// `swapoff`.
     Swapoff,
+    /// `UFFDIO_COPY` of a page.
+    UffdCopy {
+        /// The process it is for.
+        mm: MmId,
+        /// The page.
+        va: Va,
+        /// Its data; what it lacks is zero.
+        data: Vec<u8>,
+    },
 }
 
 /// The answer to an [`Op`].
@@ -248,6 +257,7 @@ impl Op {
             | Self::Madvise(mm, ..)
             | Self::Fork(mm, _)
             | Self::Exit(mm)
+            | Self::UffdCopy { mm, .. }
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
             Self::Swapoff | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,

@@ -101,6 +101,8 @@ pub struct Host {
     pub(crate) lru: VecDeque<Pfn>,
     pub(crate) resident: u64,
     pub(crate) tlb_bits: u32,
+    /// `/sys/kernel/mm/ksm/use_zero_pages`.
+    pub(crate) ksm_use_zero_pages: bool,
     pub(crate) seed: u64,
     pub(crate) ledger: Ledger,
     pub(crate) log: Log,
@@ -161,6 +163,7 @@ impl Host {
             lru: VecDeque::new(),
             resident: 0,
             tlb_bits: config.tlb_bits,
+            ksm_use_zero_pages: false,
             seed: config.seed,
             ledger: Ledger::new(config.ledger),
             log: Log::new(config.log),

@@ -58,6 +58,8 @@ pub(crate) struct Locals {
     pub(crate) mte_allowed: bool,
     pub(crate) shared: bool,
     pub(crate) pfnmap: bool,
+    /// Nobody else runs who could bring a page that is missing (userfaultfd).
+    pub(crate) alone: bool,
     /// Swap-in bypasses the swap cache (`SWP_SYNCHRONOUS_IO`).
     pub(crate) bypass: bool,
     /// Cursor over a range.
@@ -136,6 +138,7 @@ pub(crate) enum PathId {
     CopyTagsFrom,
     CopyTagsTo,
     Swapoff,
+    UffdioCopy,
 }
 
 /// What a step says comes next.

@@ -135,6 +135,10 @@ impl Task {
         Progress::Running
     }
 
+    fn waits_for_a_page(&self, host: &Host) -> bool {
+        self.next_step(host) == Some(("handle_mm_fault", "schedule"))
+    }
+
     /// Runs to the end. Alone nobody can hold a lock for ever, so a blocked step is a deadlock: a bug.
     ///
     /// # Panics
@@ -148,6 +152,10 @@ impl Task {
             match self.step(host) {
                 Progress::Running => {}
                 Progress::Done => return,
+                // userfaultfd: the page will not come while this runs.
+                Progress::Blocked if self.waits_for_a_page(host) => {
+                    self.frames.last_mut().expect("it waits").l.alone = true;
+                }
                 Progress::Blocked => panic!("deadlock: {:?} waits with nobody else running", self.next_step(host)),
             }
         }

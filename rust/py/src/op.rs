@@ -254,6 +254,14 @@ impl Op {
         Self::new(machine, format!("copy tags to {ipa:#x}, {pages} pages"), inner)
     }
 
+    /// `UFFDIO_COPY` of a process's page.
+    #[staticmethod]
+    fn uffd_copy(machine: &Machine, mm: u32, page: u64, data: Vec<u8>) -> Self {
+        let (mm, va) = (MmId(mm), Va(page));
+        let text = format!("UFFDIO_COPY to {va}");
+        Self::new(machine, text, tagvisor_host::Op::UffdCopy { mm, va, data })
+    }
+
     /// `swapoff`.
     #[staticmethod]
     fn swapoff(machine: &Machine) -> Self {

@@ -1,7 +1,7 @@
 //! P8 sanity, P9 trap.
 //!
 //! **Models** what must be true of a kernel at rest: no lock is held, no notifier is half way, and every reference to a
-//! page belongs to somebody; and a path that finds what it holds impossible warns. And of a guest without MTE: it reaches no
+//! page belongs to somebody; the zero page is like any page of zeros; and a path that finds what it holds impossible warns. And of a guest without MTE: it reaches no
 //! tag. **Leaves out** crashes (a step that cannot go on is a fault of the model), and deadlocks, which the explorer
 //! reports.
 //!
@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use tagvisor_arch::Pfn;
+use tagvisor_arch::{Pfn, Va};
 
 use crate::file::Cached;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
@@ -77,7 +77,9 @@ impl Host {
         let held = self.references();
         let mut wrong = Vec::new();
         for (pfn, page) in self.pages.iter(&self.mem) {
-            let of_somebody = page.mapping != PageMapping::None || !self.pfn_is_map_memory(pfn);
+            // A page that is held and yet free belongs to nobody any more: the worst of all.
+            let of_somebody =
+                page.mapping != PageMapping::None || held.contains_key(&pfn) || !self.pfn_is_map_memory(pfn);
             if !of_somebody || page.flags.contains(PageFlags::RESERVED) {
                 continue;
             }
@@ -100,6 +102,21 @@ impl Host {
     pub(crate) fn ledger_warned(&mut self, pfn: Pfn, summary: String) {
         if self.ledger.enabled {
             self.report(Property::Sanity, 1 << 62 | pfn.0, summary, &[Key::Frame(pfn)]);
+        }
+    }
+
+    /// KSM keeps a page apart from the zero page. That page belongs to all: while it is flagged, whoever did it, no page of
+    /// zeros is like it any more (P8).
+    pub(crate) fn ledger_kept_apart(&mut self, pfn: Pfn, kpage: Pfn, at: (MmId, Va)) {
+        let untagged = !self.has_flag(pfn, PageFlags::MTE_TAGGED);
+        if self.ledger.enabled && kpage == self.zero_pfn && untagged && self.mem.page_is_zero(pfn) {
+            let summary = format!(
+                "{} is all zero and has no tags, and yet differs from the zero page: PG_mte_tagged of pfn {:#x} is set",
+                self.place(at.0, at.1),
+                kpage.0
+            );
+            let keys = [Key::page(at.0, at.1), Key::Frame(kpage)];
+            self.report(Property::Sanity, kpage.0, summary, &keys);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::pte::{self, Old};
+use crate::paths::userfault;
 use crate::paths::{change_pte, notifier};
 use crate::policy::ZeroTags;
 use crate::state::Host;
@@ -41,6 +42,18 @@ pub(super) static HANDLE_MM_FAULT: Path = Path {
         Step {
             name: "return",
             run: |_, l, _| Flow::Return(l.ret),
+        },
+        Step {
+            name: "handle_userfault",
+            run: userfault::handle_userfault,
+        },
+        Step {
+            name: "schedule",
+            run: userfault::schedule,
+        },
+        Step {
+            name: "mmap_read_lock",
+            run: userfault::retry_fault,
         },
     ],
 };
@@ -169,6 +182,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         (Some(Pte::Present { pfn, .. }), _) if host.has_flag(pfn, PageFlags::HUGE_ZERO) => {
             Flow::Call(PathId::WpHugeZeroPmd, *l)
         }
+        (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if host.thp_fault(l.mm, &vma, start, l.va) => {
             Flow::Call(PathId::DoHugePmdAnonymousPage, *l)
         }
@@ -512,7 +526,7 @@ impl Host {
     }
 
     /// A new anonymous page, exclusively ours, takes its place.
-    fn map_new_page(&mut self, l: &Locals, pfn: Pfn) {
+    pub(super) fn map_new_page(&mut self, l: &Locals, pfn: Pfn) {
         let (_, vma) = self
             .mm(l.mm)
             .vma(l.va)

@@ -11,7 +11,7 @@ use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 use crate::errno::Errno;
 use crate::file::{Cached, FileKind};
 use crate::log::{Key, note};
-use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
+use crate::mm::{Backing, FAULT_AROUND_BYTES, Prot, Pte, VmFlags, Vma};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::fault;
 use crate::paths::pte::{self, Old};
@@ -115,7 +115,7 @@ fn cow(vma: &Vma, l: &Locals) -> bool {
 /// A read fault also maps the pages around it that the page cache has already (`fault_around_bytes`: 64 KiB, aligned),
 /// where no PTE is yet. Each of them passes `mte_sync_tags` like any other.
 fn do_fault_around(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    const WINDOW: u64 = 16;
+    const WINDOW: u64 = FAULT_AROUND_BYTES / PAGE_SIZE;
     let (start, vma) = vma_of(host, l);
     let Backing::File(file) = vma.backing else {
         unreachable!("entered for a file's VMA only")

@@ -10,7 +10,7 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 
 use crate::ids::MmId;
 use crate::log::{Key, note};
-use crate::mm::{Pte, VmFlags};
+use crate::mm::{Pte, VmFlags, Vma};
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::{notifier, zap};
@@ -102,7 +102,9 @@ fn vma_needs_copy(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         return Flow::To("mmap_write_unlock");
     };
     (l.va, l.end) = (Va(start * PAGE_SIZE), Va(vma.end * PAGE_SIZE));
-    host.mm_mut(child_of(io)).insert(l.va, vma);
+    // dup_userfaultfd without UFFD_FEATURE_EVENT_FORK: nobody brings the child's pages.
+    let flags = vma.flags.difference(VmFlags::UFFD_MISSING);
+    host.mm_mut(child_of(io)).insert(l.va, Vma { flags, ..vma });
     if vma.flags.intersects(VmFlags::ANON_VMA | VmFlags::PFNMAP) {
         Flow::Next
     } else {

@@ -3,8 +3,9 @@
 //! **Models** ksmd (mm/ksm.c): the scan over the pages of `VM_MERGEABLE` mappings of every process, the search among merged
 //! pages (the stable tree) and among pages seen earlier in the pass (the unstable tree), `write_protect_page` and
 //! `replace_page` between notifier calls, `break_cow` where only half of a merge came about, and `MADV_UNMERGEABLE`.
-//! arm64's `memcmp_pages` (K17) keeps tagged pages apart from all others. **Leaves out** checksums (they only put off what
-//! changes between two passes), `use_zero_pages`, NUMA, and the trees themselves: a search finds what is equal, in the
+//! arm64's `memcmp_pages` (K17) keeps tagged pages apart from all others, and from the zero page, which takes the place of
+//! pages of zeros where `use_zero_pages` is set, as long as it is not flagged itself (K15). **Leaves out** checksums (they
+//! only put off what changes between two passes), NUMA, and the trees themselves: a search finds what is equal, in the
 //! order of the scan.
 //!
 //! **Keeps**: a merged page is mapped read-only; a page that somebody holds besides its mappings is not merged.
@@ -29,6 +30,8 @@ outline! {
         "scan_get_next_rmap_item" => scan_get_next_rmap_item,
         "stable_tree_search" => stable_tree_search,
         "stable_tree_append" => stable_tree_append,
+        "try_to_merge_with_zero_page" => try_to_merge_with_zero_page,
+        "zero page instead?" => zero_page_instead,
         "unstable_tree_search_insert" => unstable_tree_search_insert,
         "try_to_merge_two_pages" => try_to_merge_two_pages,
         "break_cow" => break_cow,
@@ -113,13 +116,30 @@ fn stable_tree_search(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.from = host.stable_page(pfn);
     match l.from {
         Some(_) => Flow::Call(PathId::TryToMergeWithKsmPage, *l),
-        None => Flow::To("unstable_tree_search_insert"),
+        None => Flow::To("try_to_merge_with_zero_page"),
     }
 }
 
 fn stable_tree_append(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.index += u32::from(l.ret == 0);
     Flow::To("scan_get_next_rmap_item")
+}
+
+/// `ksm_use_zero_pages`: a page of zeros is replaced by the zero page.
+fn try_to_merge_with_zero_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if !host.ksm_use_zero_pages || !host.mem.page_is_zero(l.pfn.expect("scanned")) {
+        return Flow::To("unstable_tree_search_insert");
+    }
+    let from = Some(host.zero_pfn);
+    Flow::Call(PathId::TryToMergeWithKsmPage, Locals { from, ..*l })
+}
+
+fn zero_page_instead(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if l.ret == 0 {
+        l.index += 1;
+        return Flow::To("scan_get_next_rmap_item");
+    }
+    Flow::Next
 }
 
 /// A page of equal data that this pass has seen before: the scanned page becomes the merged one.
@@ -285,14 +305,18 @@ fn pages_identical(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
                 pfn.0,
                 kpage.0
             );
+            host.ledger_kept_apart(pfn, kpage, (l.mm, l.va));
             l.ret = Errno::Efault.ret();
             Flow::To("unlock_page")
         }
     }
 }
 
-/// `set_pte_at` of the merged page.
+/// `set_pte_at` of the merged page; a special PTE's page is left alone.
 fn sync_kpage(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    if l.from == Some(host.zero_pfn) {
+        return Flow::Next;
+    }
     sync_tags(host, &mut Locals { pfn: l.from, ..*l }, io)
 }
 
@@ -316,10 +340,12 @@ fn set_kpage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         write: false,
         dirty: false,
         tagged,
-        special,
+        special: special || kpage == host.zero_pfn,
     };
     host.mm_mut(l.mm).set_pte(l.va, pte);
-    host.page_mut(kpage).refcount += 1;
+    if host.is_counted(kpage) {
+        host.page_mut(kpage).refcount += 1;
+    }
     host.page_mut(pfn).refcount -= 1;
     note!(
         host,

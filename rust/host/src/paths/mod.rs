@@ -30,6 +30,7 @@ mod swap_in;
 mod swapoff;
 mod user_access;
 mod user_mem_abort;
+mod userfault;
 mod watched;
 mod young;
 mod zap;
@@ -162,6 +163,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             CopyTagsFlag::LockClear => &copy_tags::TO_LOCK_CLEAR,
         },
         PathId::Swapoff => &swapoff::SWAPOFF,
+        PathId::UffdioCopy => &userfault::UFFDIO_COPY,
     }
 }
 
@@ -244,6 +246,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         ),
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
+        Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),
         Op::Swapoff => (PathId::Swapoff, Locals::default()),
     }
 }

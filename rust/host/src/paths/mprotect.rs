@@ -7,7 +7,7 @@ use tagvisor_arch::{PAGE_SIZE, Va};
 
 use crate::errno::Errno;
 use crate::log::{Key, note};
-use crate::mm::{Prot, Pte, VmFlags};
+use crate::mm::{Prot, Pte, VmFlags, Vma};
 use crate::ops::Op;
 use crate::paths::notifier;
 use crate::paths::pte::{self, Old};
@@ -84,13 +84,24 @@ fn mprotect_fixup(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         mm.mmap_lock.write_unlock();
         return Flow::Return(errno.ret());
     }
+    let protected = |vma: &Vma| Vma {
+        prot: prot - Prot::MTE,
+        flags: vma.flags
+            | if prot.contains(Prot::MTE) {
+                VmFlags::MTE
+            } else {
+                VmFlags::empty()
+            },
+        ..*vma
+    };
+    if mm.vmas_in(l.va, pages).all(|(_, vma)| protected(vma) == *vma) {
+        return Flow::To("mmap_write_unlock");
+    }
     mm.split(l.va, pages);
     for (_, vma) in mm.vmas.range_mut(l.va.vpn()..l.end.vpn()) {
-        vma.prot = prot;
-        if prot.contains(Prot::MTE) {
-            vma.flags |= VmFlags::MTE;
-        }
+        *vma = protected(vma);
     }
+    mm.merge(l.va, pages);
     Flow::Next
 }
 

@@ -235,7 +235,7 @@ impl Host {
             va,
             Vma {
                 end,
-                prot,
+                prot: prot - Prot::MTE,
                 flags,
                 backing,
                 offset,

@@ -74,7 +74,7 @@ fn what_a_guest_writes_it_reads_and_no_reference_is_lost() {
 fn kernels_without_it_and_those_that_know_better_refuse() {
     assert_eq!(backed("linux-6.12").1, Err(Errno::Einval));
     assert_eq!(backed("linux-7.2").1, Err(Errno::Einval));
-    let (mut guest, _) = backed("linux-6.18");
+    let mut guest = guest(&config(policy("linux-6.18", &[])), 1);
     let vm = guest.vm;
     let small = guest.machine.create_guest_memfd(vm, 1).unwrap();
     let files = [(small, 2, 0), (FileId(99), 1, 0), (small, 1, 1), (small, 1, 2)];
@@ -85,6 +85,9 @@ fn kernels_without_it_and_those_that_know_better_refuse() {
             "{file:?} {pages} {flags}"
         );
     }
+    let another = guest.machine.create_vm(guest.vmm).unwrap();
+    let theirs = guest.machine.create_guest_memfd(another, 1).unwrap();
+    assert_eq!(slot(&mut guest, theirs, 1, 0), Err(Errno::Einval), "of another VM");
     let spec = MapSpec {
         backing: Backing::File(small),
         ..anon(1)

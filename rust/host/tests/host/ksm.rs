@@ -32,6 +32,26 @@ fn silent(machine: &mut Machine) {
 }
 
 #[test]
+fn pages_of_zeros_become_the_zero_page_unless_it_is_flagged() {
+    for (kernel, fit) in [("linux-6.12.0", false), ("linux-6.18", true)] {
+        let (mut m, mm) = machine(&config(policy(kernel, &[])));
+        m.set_ksm_use_zero_pages(true);
+        let a = pages(&mut m, mm, RW, &[0, 1, 0]);
+
+        // Two that may not become the zero page still are equal to each other.
+        assert_eq!(m.ksm_run(), if fit { 2 } else { 1 }, "{kernel}");
+        assert_eq!(m.stats().resident_pages, if fit { 1 } else { 2 }, "{kernel}");
+        assert_eq!(m.user_load(mm, a, 8), Ok(0));
+        m.user_store(mm, a, 8, 5).unwrap();
+        assert_eq!(
+            (m.user_load(mm, a, 8), m.user_load(mm, a + 2 * PAGE_SIZE, 8)),
+            (Ok(5), Ok(0))
+        );
+        assert_eq!(m.check().is_ok(), fit, "{kernel}: P8");
+    }
+}
+
+#[test]
 fn equal_pages_become_one_and_a_write_copies() {
     for kernel in KERNELS {
         let (mut m, mm) = machine(&config(policy(kernel, &[])));

@@ -12,3 +12,4 @@ mod migrate;
 mod random;
 mod registers;
 mod thp;
+mod userfault;

@@ -115,6 +115,14 @@ impl Machine {
         self.with(py, |machine| Ok(machine.memcg_reclaim(pages)))
     }
 
+    /// `/sys/kernel/mm/ksm/use_zero_pages`.
+    fn set_ksm_use_zero_pages(&self, py: Python<'_>, on: bool) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine.set_ksm_use_zero_pages(on);
+            Ok(())
+        })
+    }
+
     /// `/sys/kernel/mm/transparent_hugepage/`: is `enabled` 'madvise', and `use_zero_page` 1?
     fn set_transparent_hugepage(&self, py: Python<'_>, madvise: bool, use_zero_page: bool) -> PyResult<()> {
         self.with(py, |machine| {
@@ -216,6 +224,29 @@ impl Machine {
         self.with(py, |machine| {
             machine.user_write_page(MmId(mm), Va(page), data)?;
             Ok(())
+        })
+    }
+
+    /// `UFFDIO_REGISTER` for missing pages.
+    fn uffd_register(&self, py: Python<'_>, mm: u32, address: u64, pages: u64) -> PyResult<()> {
+        self.with(py, |machine| {
+            let registered = machine.uffd_register(MmId(mm), Va(address), pages);
+            registered.map_err(Refusal::of("ioctl(UFFDIO_REGISTER)"))
+        })
+    }
+
+    /// Addresses of pages that were touched and are missing.
+    fn uffd_read(&self, py: Python<'_>, mm: u32) -> PyResult<Vec<u64>> {
+        self.with(py, |machine| {
+            Ok(machine.uffd_read(MmId(mm)).into_iter().map(|va| va.0).collect())
+        })
+    }
+
+    /// `UFFDIO_COPY` of a page; what `data` lacks is zero.
+    fn uffd_copy(&self, py: Python<'_>, mm: u32, page: u64, data: &[u8]) -> PyResult<()> {
+        self.with(py, |machine| {
+            let copied = machine.uffd_copy(MmId(mm), Va(page), data);
+            copied.map_err(Refusal::of("ioctl(UFFDIO_COPY)"))
         })
     }
 

@@ -1,0 +1,110 @@
+"""Memslots beyond a mapping: ``guest_memfd``, and logs that are switched on and off."""
+
+from __future__ import annotations
+
+import pytest
+
+import tagvisor as tv
+from tagvisor.vm import READ_ONLY
+
+IPA = 0x5000_0000
+PAGE = 4096
+
+
+def vm_on(kernel: str, *, mte: bool = True) -> tv.Vm:
+    return tv.Host(tv.linux(kernel), memory="1 MiB").process().create_vm(mte=mte)
+
+
+def test_a_guest_memfd_is_memory_that_no_mapping_stands_behind() -> None:
+    vm = vm_on("6.18", mte=False)
+    slot = vm.add_memslot(IPA, vm.create_guest_memfd(4), first=1, pages=2)
+    cpu = vm.vcpu()
+
+    cpu.store(IPA, 7)
+
+    assert cpu.load(IPA) == 7
+    with pytest.raises(tv.GuestExit, match="MMIO"):
+        cpu.load(IPA + 2 * PAGE)
+    (known,) = vm.memslots
+    assert (known.slot, known.ipa, known.pages) == (slot, IPA, 2)
+    vm.remove_memslot(slot)
+    assert vm.memslots == ()
+    with pytest.raises(tv.GuestExit, match="MMIO"):
+        cpu.load(IPA)
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "6.13"])
+def test_kernels_before_it_have_none(kernel: str) -> None:
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vm_on(kernel).create_guest_memfd(1)
+
+
+def test_since_7_2_it_and_mte_exclude_each_other_in_either_order() -> None:
+    vm = vm_on("7.2")
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vm.add_memslot(IPA, vm.create_guest_memfd(1))
+
+    late = vm_on("7.2", mte=False)
+    late.add_memslot(IPA, late.create_guest_memfd(1))
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        late.enable_mte()
+    assert not late.mte
+
+
+def test_it_can_be_neither_logged_nor_read_only_nor_changed() -> None:
+    vm = vm_on("6.18")
+    memory = vm.create_guest_memfd(1)
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vm.add_memslot(IPA, memory, log_dirty=True)
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vm.add_memslot(IPA, memory, flags=READ_ONLY)
+    slot = vm.add_memslot(IPA, memory)
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vm.set_dirty_log(slot, on=True)
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vm.add_memslot(IPA + PAGE, memory, slot=slot)
+
+
+def test_it_belongs_to_one_vm_and_has_its_size() -> None:
+    vm = vm_on("6.18")
+    memory = vm.create_guest_memfd(2)
+
+    with pytest.raises(tv.ArgumentError, match="backing"):
+        vm.process.create_vm().add_memslot(IPA, memory)
+    with pytest.raises(tv.ArgumentError, match="first"):
+        vm.add_memslot(IPA, memory, first=2)
+    with pytest.raises(tv.ArgumentError, match="pages"):
+        vm.add_memslot(IPA, memory, first=1, pages=2)
+
+
+def test_a_log_is_switched_on_and_off() -> None:
+    vm = vm_on("6.12")
+    ram = vm.process.mmap(2)
+    slot = vm.add_memslot(IPA, ram, log_dirty=True)
+    cpu = vm.vcpu()
+    cpu.store(IPA + PAGE, 1)
+    assert vm.dirty_log(slot).tolist() == [False, True]
+
+    vm.set_dirty_log(slot, on=False)
+
+    cpu.store(IPA, 1)
+    with pytest.raises(tv.LinuxError, match="ENOENT"):
+        vm.dirty_log(slot)
+    vm.set_dirty_log(slot, on=True)
+    assert vm.dirty_log(slot).tolist() == [False, False]
+    with pytest.raises(tv.ArgumentError, match="slot"):
+        vm.set_dirty_log(9, on=True)
+
+
+def test_an_actor_maps_a_file_over_a_memslots_memory() -> None:
+    host = tv.Host(tv.linux("6.12"), memory="1 MiB")
+    vmm = host.process()
+    ram = vmm.mmap(1)
+    memfd = host.memfd(1)
+    vmm.mmap(1, backing=memfd, shared=True).page(0).store(7)
+
+    tv.schedule(host, {"vmm": [tv.ops.mmap(ram, backing=memfd, shared=True)]}, ["vmm"])
+
+    assert ram.page(0).load() == 7
+    with pytest.raises(tv.ArgumentError, match="backing"):
+        tv.ops.mmap(ram, backing=tv.Host(memory="1 MiB").memfd(1))
