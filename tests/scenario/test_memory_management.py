@@ -41,18 +41,24 @@ def test_every_answer_is_the_recorded_kernels(recorded: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.3"])
 @pytest.mark.parametrize(
-    ("name", "last"),
+    ("name", "command", "tags"),
     [
-        ("thp-restored-tail", "0*256"),  # the VMM had restored 7: row N01 of the catalogue
-        ("thp-restored-head", "9*256"),  # an earlier process' tags: N02
-        ("thp-own-tags", "0*256"),  # the guest had written 5: N03
-        ("thp-block", "0*256"),  # as it should be
+        ("thp-restored-tail", "g ldgpage 0x51002000", "0*256"),  # the VMM had restored 7: row N01
+        ("thp-restored-head", "g ldgpage 0x51002000", "9*256"),  # an earlier process' tags: N02
+        ("thp-own-tags", "g ldgpage 0x51001000", "0*256"),  # the guest had written 5: N03
+        ("thp-block", "g ldgpage 0x51002000", "5*256"),  # what the guest wrote: as it should be
+        ("thp-tagged-tail", "tags A 2", "0*256"),  # the process had written 5: N04
+        ("thp-tagged-head", "tags A 2", "9*256"),  # an earlier process' tags: N05
     ],
 )
-def test_real_kernels_show_what_the_model_found(name: str, last: str, kernel: str) -> None:
-    answers = BY_NAME[name, kernel]["answers"]
+def test_real_kernels_show_what_the_model_found(
+    name: str, command: str, tags: str, kernel: str
+) -> None:
+    answers = [a for a in BY_NAME[name, kernel]["answers"] if a.get("cmd") == command]
 
-    assert answers[-2]["gtags"] == last
+    if (name, kernel) == ("thp-tagged-head", "6.1"):
+        tags = "0*256"  # the knob sync_pages
+    assert answers[-1].get("gtags", answers[-1].get("tags")) == tags
 
 
 def test_tails_that_keep_their_own_flag_answer_otherwise() -> None:

@@ -1,4 +1,4 @@
-"""Bugs that this model found, and real kernels then showed.
+"""Bugs that this model found, and that real kernels then showed.
 
 Each was first a violation in a script of the model, then a scenario that unmodified kernels were
 asked; ``tests/data/scenario/memory-management.jsonl`` holds what they answered. Models nothing.
@@ -29,6 +29,11 @@ _BIG = {"memory": "16 MiB", "swap": "8 MiB"}
 _SOURCE = (
     "found here; seen on 6.1.192, 6.12.117 and 7.3.4: PG_arch_2 in __split_huge_page_tail "
     "(since v5.10), page by page in sanitise_mte_tags and kvm_vm_ioctl_mte_copy_tags (since v5.14)"
+)
+
+_HOST_SOURCE = (
+    "found here; seen on 6.12.117 and 7.3.4 (N04 on 6.1.192 too): PG_arch_2 in __split_huge_page_tail (since v5.10), "
+    "page by page in mte_sync_tags"
 )
 
 
@@ -82,6 +87,35 @@ def own_tags(host: Host) -> None:
     cpu.stg(address, 5)
     host.evict(ram.page(3))
     cpu.ldg(address)
+
+
+def _huge_anon(host: Host) -> Mapping:
+    """A process' huge page without tags, with data in its first pages."""
+    memory = host.process().mmap(HPAGE)
+    memory.madvise("hugepage")
+    for page in range(4):
+        memory.page(page).store(0x1111 + page)
+    return memory
+
+
+def tagged_tail(host: Host) -> None:
+    """A process asks for tags on one page of a huge page, and writes some."""
+    host.set_transparent_hugepage("madvise")
+    memory = _huge_anon(host)
+    memory.mprotect(first=TAIL, pages=1, mte=True)
+    memory.page(TAIL).stg(0, 5)
+    host.evict(memory.page(3))
+    memory.page(TAIL).load(tag=5)
+
+
+def tagged_head(host: Host) -> None:
+    """A process asks for tags on the first page of a huge page, later for those of another."""
+    _used_before(host)
+    memory = _huge_anon(host)
+    memory.mprotect(pages=1, mte=True)
+    host.evict(memory.page(3))
+    memory.mprotect(first=TAIL, pages=1, mte=True)
+    memory.page(TAIL).ldg(0)
 
 
 ROWS = (
@@ -138,5 +172,41 @@ ROWS = (
             "The guest faults again: its tags are cleared.",
         ),
         script=own_tags,
+    ),
+    Bug(
+        id="N04",
+        title="a split huge page loses the tags of a process that asked for them on a part of it",
+        property="P1",
+        broken="linux-7.3",
+        fixed_in="linux-7.3 split_flags=own",
+        kind="sequential",
+        knobs=("split_flags",),
+        machine=_BIG,
+        source=_HOST_SOURCE,
+        story=(
+            "A process has a transparent huge page without tags; no VM is needed.",
+            "It asks for PROT_MTE on one page of it, which flags that page, and writes tags.",
+            "The huge page is split: each tail gets the first page's flag, which is clear.",
+            "set_pte_at maps the page again, finds it unflagged, and clears its tags: SIGSEGV.",
+        ),
+        script=tagged_tail,
+    ),
+    Bug(
+        id="N05",
+        title="a split huge page shows a process tags that another process left",
+        property="P2",
+        broken="linux-7.3",
+        fixed_in="linux-7.3 split_flags=own",
+        kind="sequential",
+        knobs=("split_flags", "sync_pages"),
+        machine=_BIG,
+        source=_HOST_SOURCE + "; before v6.8 the first page's sync covered them all",
+        story=(
+            "A process has a transparent huge page without tags, on frames another process had.",
+            "It asks for PROT_MTE on the first page only: only that one is flagged.",
+            "The huge page is split: all its pages are flagged, whose tags nobody has cleared.",
+            "It asks for PROT_MTE on another: nothing is cleared, and it reads the other's tags.",
+        ),
+        script=tagged_head,
     ),
 )

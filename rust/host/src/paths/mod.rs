@@ -120,6 +120,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
             RestoreAt::BeforeFree | RestoreAt::BeforeFreeOnly => &swap_in::DO_SWAP_PAGE,
         },
+        PathId::MteSyncTagsCompound => &pte::MTE_SYNC_TAGS_COMPOUND,
         PathId::MteSyncTags => match policy.host_sync {
             HostSync::FlagAlways => &mte::SYNC_FLAG_ALWAYS,
             HostSync::FlagFirst | HostSync::RestoreLast => &mte::SYNC_FLAG_FIRST,

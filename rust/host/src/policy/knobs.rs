@@ -461,6 +461,14 @@ knobs! {
         /// A huge page (6.13 and later).
         Huge = "huge",
     }
+    /// How many pages `mte_sync_tags` looks at when the PTE shows the first page of a huge page.
+    "sync_pages" sync_pages: SyncPages, "pages that a PTE's sync covers",
+    "arch/arm64/kernel/mte.c (mte_sync_tags); recorded on 6.1.192, 6.12.117, 7.3.4; batched in v6.8" {
+        /// All of the huge page (`compound_nr`, up to 6.7).
+        Compound = "compound",
+        /// Those that are mapped (6.8 and later).
+        Mapped = "mapped",
+    }
     /// Which tag flags the tails of a huge page have after a split (`__split_huge_page_tail`).
     "split_flags" split_flags: SplitFlags, "tag flags after a split",
     "mm/huge_memory.c, PG_arch_2 since v5.10, PG_arch_3 since v6.2" {

@@ -11,7 +11,7 @@ use super::knobs::{
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
     HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
     RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
-    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
+    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, SyncPages, ThpSwap,
     ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
@@ -73,6 +73,7 @@ profiles! {
         swap_bypass: SwapBypass::Bare,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
+        sync_pages: SyncPages::Compound,
         huge_zero_write: HugeZeroWrite::Split,
         hwpoison_signal: HwpoisonSignal::None,
         soft_offline_reserved: SoftOfflineReserved::Eio,
@@ -204,6 +205,7 @@ profiles! {
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags; a swap-in that bypasses the swap cache holds its slot" {
+        sync_pages: SyncPages::Mapped,
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {
