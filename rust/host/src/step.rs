@@ -108,6 +108,7 @@ pub(crate) enum PathId {
     MadvisePopulate,
     DoHugePmdAnonymousPage,
     WpHugeZeroPmd,
+    SplitHugeZeroPagePmd,
     MadviseCollapse,
     SplitHugePage,
     DoMovePages,

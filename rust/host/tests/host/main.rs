@@ -10,6 +10,7 @@ mod kvm;
 mod memory;
 mod migrate;
 mod random;
+mod random_mm;
 mod registers;
 mod thp;
 mod userfault;
