@@ -25,7 +25,7 @@ The exceptions are listed in :mod:`tagvisor.errors`.
 
 from __future__ import annotations
 
-from tagvisor import ops
+from tagvisor import migration, ops
 from tagvisor._native import __version__, build_info
 from tagvisor.errors import (
     ArgumentError,
@@ -98,6 +98,7 @@ __all__ = [
     "explore",
     "knobs",
     "linux",
+    "migration",
     "ops",
     "policy",
     "profiles",

@@ -252,8 +252,9 @@ class Poke(HostCommand):
 
 @dataclass(frozen=True, slots=True)
 class MachineCommand(Command):
-    """What a ``sh`` line does to the machine: ``ksm``, ``hugepages``, ``thp``, ``reclaim``,
-    ``swapoff``.
+    """What a ``sh`` line does to the machine.
+
+    One of ``ksm``, ``hugepages``, ``thp``, ``reclaim`` and ``swapoff``.
 
     It has no answer.
     """

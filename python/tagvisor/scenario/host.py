@@ -86,7 +86,7 @@ class HostRoom:
         return 0 if found is None else found.address + page * PAGE_SIZE
 
     def late_signals(self) -> Keys:
-        """Signals of asynchronous tag checks and of poisoned pages that came since the last answer."""
+        """Signals of asynchronous checks and of poisoned pages since the last answer."""
         late: Keys = {}
         if self._machine.take_sigbus(self.process.mm):
             late["sigbus_code"] = BUS_MCEERR_AR
