@@ -11,6 +11,8 @@
 mod actor;
 mod schedule;
 mod search;
+mod space;
+mod store;
 
 pub use actor::Actor;
 pub use schedule::{ScheduleError, Stop, Turn, schedule};

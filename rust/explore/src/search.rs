@@ -1,13 +1,11 @@
 //! Breadth-first search over interleavings.
 
-use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
-
-use rustc_hash::{FxHashSet, FxHasher};
 use tagvisor_host::{Host, Progress, Property, StepLine, Violation};
 use thiserror::Error;
 
 use crate::actor::{Actor, Runner};
+use crate::space::Space;
+use crate::store::{Link, ROOT, Store};
 
 /// What the search found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +23,10 @@ pub struct Exploration {
     pub states: u64,
     /// Steps run.
     pub transitions: u64,
+    /// Bytes that the states take.
+    pub bytes: u64,
+    /// Distinct values of the states' parts.
+    pub values: u64,
     /// Was every reachable state looked at? False after a finding, at the limit, or when stopped.
     pub complete: bool,
     /// The first finding, if any.
@@ -47,65 +49,6 @@ pub enum ExploreError {
     /// Nobody acts.
     #[error("no actor has an operation: expected at least one")]
     NoActors,
-}
-
-#[derive(Clone)]
-struct State {
-    host: Host,
-    runners: Vec<Runner>,
-}
-
-impl State {
-    /// Runs one step of an actor; `None` if it is finished or waits.
-    fn step(&self, who: usize, actors: &[Actor]) -> Option<Self> {
-        if self.runners[who].finished(&actors[who]) {
-            return None;
-        }
-        let mut next = self.clone();
-        if next.runners[who].step(&actors[who], &mut next.host) == Progress::Blocked {
-            return None;
-        }
-        if next.runners.iter().all(Runner::idle) {
-            next.host.ledger_quiesce();
-        }
-        Some(next)
-    }
-
-    fn finished(&self, actors: &[Actor]) -> bool {
-        self.runners.iter().zip(actors).all(|(r, a)| r.finished(a))
-    }
-
-    fn encode(&self) -> Box<[u8]> {
-        let mut bytes = Bytes(Vec::with_capacity(4096));
-        self.runners.hash(&mut bytes);
-        self.host.encode(&mut bytes.0);
-        bytes.0.into_boxed_slice()
-    }
-}
-
-/// Collects what `Hash` feeds it: an encoding, not a hash.
-struct Bytes(Vec<u8>);
-
-impl Hasher for Bytes {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        let mut hasher = FxHasher::default();
-        hasher.write(&self.0);
-        hasher.finish()
-    }
-}
-
-/// The start was reached from nowhere.
-const ROOT: u32 = u32::MAX;
-
-/// How a queued state was reached: index of the state before, and who moved.
-#[derive(Clone, Copy)]
-struct Link {
-    before: u32,
-    who: u8,
 }
 
 /// How many states are taken from the queue between two calls of `go_on`: a few milliseconds' work.
@@ -132,115 +75,137 @@ pub fn explore(
     if actors.iter().all(|a| a.ops.is_empty()) {
         return Err(ExploreError::NoActors);
     }
-    let mut host = start.clone();
-    host.forget_verdicts();
-    let first = State {
-        host,
-        runners: actors.iter().map(|_| Runner::new()).collect(),
-    };
-    let mut search = Search {
+    let mut first = start.clone();
+    first.forget_verdicts();
+    Search {
+        first: &first,
         actors,
-        links: vec![],
-        visited: FxHashSet::default(),
-        queue: VecDeque::new(),
-    };
-    search.visit(first.clone(), Link { before: ROOT, who: 0 });
+        wanted,
+        store: Store::default(),
+        space: Space::new(&first, actors),
+        transitions: 0,
+    }
+    .run(max_states, go_on)
+}
 
-    let (mut transitions, mut taken) = (0, 0_u64);
-    while let Some((index, state)) = search.queue.pop_front() {
-        let mut moved = false;
-        for who in 0..actors.len() {
-            let Some(mut next) = state.step(who, actors) else {
-                continue;
-            };
-            (moved, transitions) = (true, transitions + 1);
-            if next.finished(actors) {
-                next.host.audit();
+struct Search<'a> {
+    first: &'a Host,
+    actors: &'a [Actor],
+    wanted: &'a [Property],
+    store: Store,
+    space: Space<'a>,
+    transitions: u64,
+}
+
+impl Search<'_> {
+    /// States are numbered in the order of discovery, which is that of a breadth-first search: the next to look at is the
+    /// next number.
+    fn run(mut self, max_states: u64, go_on: &mut dyn FnMut(u64) -> bool) -> Result<Exploration, ExploreError> {
+        let (mut state, mut next) = (vec![0; self.actors.len()], Vec::new());
+        self.store.insert(&state, Link { before: ROOT, who: 0 });
+        let mut index = 0;
+        while index < self.store.len() as u32 {
+            self.store.get(index, &mut state);
+            if let Some(finding) = self.expand(index, &mut state, &mut next) {
+                return Ok(self.outcome(false, Some(finding)));
             }
+            index += 1;
+            let states = self.store.len() as u64;
+            if states >= max_states || (u64::from(index).is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
+                return Ok(self.outcome(false, None));
+            }
+        }
+        Ok(self.outcome(true, None))
+    }
+
+    /// Takes every step that can be taken in a state; what it breaks, if anything.
+    fn expand(&mut self, index: u32, state: &mut Vec<u32>, next: &mut Vec<u32>) -> Option<Finding> {
+        state.resize(state.len().max(self.actors.len()), 0);
+        let mut moved = false;
+        for who in 0..self.actors.len() {
+            self.space.load(state);
+            if !self.space.step(who) {
+                continue;
+            }
+            moved = true;
+            self.transitions += 1;
             let link = Link {
                 before: index,
                 who: who as u8,
             };
-            let counts = |v: &&Violation| wanted.is_empty() || wanted.contains(&v.property);
-            if let Some(violation) = next.host.violations().iter().find(counts) {
-                let steps = search.schedule(&first, link);
-                let finding = Finding::Violation(Violation {
+            let counts = |v: &&Violation| self.wanted.is_empty() || self.wanted.contains(&v.property);
+            if let Some(violation) = self.space.host.violations().iter().find(counts) {
+                let steps = self.schedule(link);
+                return Some(Finding::Violation(Violation {
                     steps,
                     ..violation.clone()
-                });
-                return Ok(search.outcome(transitions, false, Some(finding)));
+                }));
             }
-            search.visit(next, link);
+            self.space.number(state, who, next);
+            self.store.insert(next, link);
         }
-        if !moved && !state.finished(actors) {
-            let steps = search.schedule(&first, search.links[index as usize]);
-            return Ok(search.outcome(transitions, false, Some(Finding::Deadlock(steps))));
+        if moved {
+            return None;
         }
-        taken += 1;
-        let states = search.links.len() as u64;
-        if states >= max_states || (taken.is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
-            return Ok(search.outcome(transitions, false, None));
+        self.space.load(state);
+        if self.space.finished() {
+            return None;
         }
-    }
-    Ok(search.outcome(transitions, true, None))
-}
-
-struct Search<'a> {
-    actors: &'a [Actor],
-    /// One link per distinct state, in the order of discovery.
-    links: Vec<Link>,
-    visited: FxHashSet<Box<[u8]>>,
-    queue: VecDeque<(u32, State)>,
-}
-
-impl Search<'_> {
-    fn visit(&mut self, state: State, link: Link) {
-        if self.visited.insert(state.encode()) {
-            let index = u32::try_from(self.links.len()).expect("fewer than 2^32 states");
-            self.links.push(link);
-            self.queue.push_back((index, state));
-        }
+        Some(Finding::Deadlock(self.schedule(self.store.link(index))))
     }
 
-    fn outcome(&self, transitions: u64, complete: bool, finding: Option<Finding>) -> Exploration {
+    fn outcome(&self, complete: bool, finding: Option<Finding>) -> Exploration {
         Exploration {
-            states: self.links.len() as u64,
-            transitions,
+            states: self.store.len() as u64,
+            transitions: self.transitions,
+            bytes: self.store.memory() as u64,
+            values: self.space.values() as u64,
             complete,
             finding,
         }
     }
 
-    /// Walks the links back to the start, then runs that schedule again with the log on: one line a step.
-    fn schedule(&self, first: &State, last: Link) -> Vec<StepLine> {
+    /// Walks the links back to the start, then runs that schedule with the log on: one line a step.
+    fn schedule(&self, last: Link) -> Vec<StepLine> {
         let mut order = Vec::new();
         let mut link = last;
         while link.before != ROOT {
-            order.push(link.who);
-            link = self.links[link.before as usize];
+            order.push(usize::from(link.who));
+            link = self.store.link(link.before);
         }
         order.reverse();
-        let mut state = first.clone();
-        state.host.log_on();
-        let mut lines = Vec::with_capacity(order.len());
-        for who in order.into_iter().map(usize::from) {
-            let said = state.host.log().len();
-            state = state.step(who, self.actors).expect("the schedule ran before");
-            lines.push(self.line(&state, who, said, lines.len()));
-        }
-        lines
+        retell(self.first, self.actors, &order)
     }
+}
 
-    fn line(&self, state: &State, who: usize, said: usize, before: usize) -> StepLine {
-        let (path, step) = state.host.last_step();
-        let texts: Vec<_> = state.host.log()[said..].iter().map(|l| l.text.as_str()).collect();
-        let n = u32::try_from(before).unwrap_or(u32::MAX - 1) + 1;
-        StepLine {
-            n,
-            actor: self.actors[who].name.clone(),
+/// Runs a schedule step by step, one line each.
+///
+/// # Panics
+/// If an actor waits or is finished.
+fn retell(start: &Host, actors: &[Actor], order: &[usize]) -> Vec<StepLine> {
+    let mut host = start.clone();
+    host.log_on();
+    let mut runners: Vec<_> = actors.iter().map(|_| Runner::new()).collect();
+    let mut lines = Vec::with_capacity(order.len());
+    for &who in order {
+        let said = host.log().len();
+        let progress = runners[who].step(&actors[who], &mut host);
+        assert_ne!(progress, Progress::Blocked, "the schedule ran before");
+        if runners.iter().all(Runner::idle) {
+            host.ledger_quiesce();
+        }
+        if runners.iter().zip(actors).all(|(r, a)| r.finished(a)) {
+            host.audit();
+        }
+        let (path, step) = host.last_step();
+        let texts: Vec<_> = host.log()[said..].iter().map(|l| l.text.as_str()).collect();
+        lines.push(StepLine {
+            n: u32::try_from(lines.len()).unwrap_or(u32::MAX - 1) + 1,
+            actor: actors[who].name.clone(),
             path,
             step,
             text: texts.join("; "),
-        }
+        });
     }
+    lines
 }

@@ -14,6 +14,7 @@ use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD, Vcpu};
 use crate::log::{Key, note};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
+use crate::part::Tracked;
 use crate::policy::{CapArmMte, CopyTagsLength, GuestMemfd};
 
 /// Arguments of [`Machine::set_user_memory_region`].
@@ -71,7 +72,7 @@ impl Machine {
     pub fn create_vm(&mut self, mm: MmId) -> Result<VmId, Errno> {
         let id = VmId(self.host.vms.len() as u32);
         let kvm = Kvm::new(id, mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
-        self.host.vms.push(kvm);
+        self.host.vms.push(Tracked::new(kvm));
         Ok(id)
     }
 

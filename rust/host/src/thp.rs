@@ -115,7 +115,7 @@ impl Host {
     fn free_folio(&mut self, head: Pfn) {
         self.forget_folio(head);
         for pfn in folio(head) {
-            self.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
+            self.lru.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
             let page = self.page_mut(pfn);
             (page.flags, page.mapping) = (PageFlags::empty(), PageMapping::None);
         }

@@ -53,15 +53,44 @@ pub(crate) struct Kvm {
 
 impl std::hash::Hash for Kvm {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.alive, self.mte, &self.slots, &self.tables, self.slots_lock).hash(state);
-        (self.mmu_lock, self.mmu_invalidate_seq, self.mmu_invalidate_in_progress).hash(state);
+        self.identity().hash(state);
         for vcpu in &self.vcpus {
-            vcpu.hash_registers(state);
+            vcpu.registers().hash(state);
         }
     }
 }
 
+impl PartialEq for Kvm {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Vcpu, &Vcpu)| a.registers() == b.registers();
+        self.identity() == other.identity()
+            && self.vcpus.len() == other.vcpus.len()
+            && self.vcpus.iter().zip(&other.vcpus).all(same)
+    }
+}
+
+impl Eq for Kvm {}
+
 impl Kvm {
+    /// All that tells it from another, but its vCPUs.
+    fn identity(&self) -> impl std::hash::Hash + PartialEq + use<'_> {
+        let sync = (
+            self.mmu_lock,
+            self.mmu_invalidate_seq,
+            self.mmu_invalidate_in_progress,
+            self.slots_lock,
+        );
+        (
+            self.mm,
+            self.alive,
+            self.mte,
+            &self.slots,
+            self.root,
+            &self.tables,
+            sync,
+        )
+    }
+
     pub(crate) fn new(id: VmId, mm: MmId, buddy: &mut Buddy, mem: &mut PhysMem) -> Option<Self> {
         let root = buddy.alloc_block(ROOT_PAGES.ilog2())?;
         for i in 0..ROOT_PAGES {

@@ -85,9 +85,9 @@ impl Vcpu {
         self.controls.has_stage1(1)
     }
 
-    pub(crate) fn hash_registers(&self, state: &mut impl std::hash::Hasher) {
-        use std::hash::Hash;
-        (&self.cpu, &self.sys).hash(state);
+    /// All that tells it from another.
+    pub(crate) const fn registers(&self) -> (&Cpu, &SysRegs) {
+        (&self.cpu, &self.sys)
     }
 
     /// The registers as the architecture names them.
