@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from tagvisor import _check
 from tagvisor.bugs import (
     copy_tags,
+    found as newly_found,
     host_flag,
     host_swap,
     hugetlb,
@@ -62,6 +63,7 @@ CATALOGUE: tuple[Bug, ...] = tuple(
             *migrated.ROWS,
             *zero_page.ROWS,
             *hugetlb.ROWS,
+            *newly_found.ROWS,
         ),
         key=_number,
     )

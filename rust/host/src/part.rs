@@ -237,12 +237,11 @@ impl Host {
 
 /// One of a list whose earlier members exist.
 fn put<T: Clone>(list: &mut Vec<Tracked<T>>, index: u32, value: &T) {
-    match list.get_mut(index as usize) {
-        Some(place) => Tracked::restore(place, value.clone()),
-        None => {
-            let mut made = Tracked::new(value.clone());
-            Tracked::take_touched(&mut made);
-            list.push(made);
-        }
+    if let Some(place) = list.get_mut(index as usize) {
+        Tracked::restore(place, value.clone());
+    } else {
+        let mut made = Tracked::new(value.clone());
+        Tracked::take_touched(&mut made);
+        list.push(made);
     }
 }

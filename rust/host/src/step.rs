@@ -107,7 +107,7 @@ pub(crate) enum PathId {
     MadviseRemove,
     MadvisePopulate,
     DoHugePmdAnonymousPage,
-    SplitHugeZeroPagePmd,
+    WpHugeZeroPmd,
     MadviseCollapse,
     SplitHugePage,
     DoMovePages,
@@ -121,6 +121,8 @@ pub(crate) enum PathId {
     UnmergeKsmPages,
     AccessRemoteTags,
     MteSyncTags,
+    /// `mte_sync_tags` of each page of a huge page.
+    MteSyncTagsCompound,
     MteRestoreTags,
     /// `arch_swap_restore` as shmem's swap-in calls it (K11).
     ArchSwapRestore,

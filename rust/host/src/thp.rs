@@ -24,6 +24,8 @@ use crate::state::Host;
 pub(crate) struct Thp {
     /// `madvise`; else `never`.
     enabled: bool,
+    /// Does a read where nothing is map the huge zero folio? Else it gets a huge page as a write does.
+    pub(crate) use_zero_page: bool,
     /// The huge zero folio, once somebody has read where nothing was.
     pub(crate) zero: Option<Pfn>,
     /// Folios that are partly unmapped: how many of their pages nobody has.
@@ -31,9 +33,9 @@ pub(crate) struct Thp {
 }
 
 impl Machine {
-    /// `/sys/kernel/mm/transparent_hugepage/enabled`: `madvise`, or `never` as after boot.
-    pub fn set_transparent_hugepage(&mut self, madvise: bool) {
-        self.host.thp.enabled = madvise;
+    /// `/sys/kernel/mm/transparent_hugepage/`: `enabled` is `madvise`, or `never` as after boot; `use_zero_page` is 1 or 0.
+    pub fn set_transparent_hugepage(&mut self, madvise: bool, use_zero_page: bool) {
+        (self.host.thp.enabled, self.host.thp.use_zero_page) = (madvise, use_zero_page);
     }
 }
 

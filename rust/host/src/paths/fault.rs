@@ -180,7 +180,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         }
         (Some(Pte::Present { write, .. }), _) if write || !l.write => Flow::Return(0),
         (Some(Pte::Present { pfn, .. }), _) if host.has_flag(pfn, PageFlags::HUGE_ZERO) => {
-            Flow::Call(PathId::SplitHugeZeroPagePmd, *l)
+            Flow::Call(PathId::WpHugeZeroPmd, *l)
         }
         (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if host.thp_fault(l.mm, &vma, start, l.va) => {

@@ -43,6 +43,19 @@ outline! {
     }
 }
 outline! {
+    /// 6.13 and later: a write to what shows the huge zero folio gets a huge page.
+    pub(super) DO_HUGE_ZERO_WP_PMD = "do_huge_zero_wp_pmd" {
+        "vma_alloc_folio" => vma_alloc_folio,
+        "mmu_notifier_invalidate_range_start" => |_, l, _| Flow::Call(PathId::NotifierStart, notifier::range(&whole(l))),
+        "pmdp_huge_clear_flush" => clear_huge_zero_pmd,
+        "mte_sync_tags" => sync_subpage,
+        "next page" => |_, _, _| Flow::To("mte_sync_tags"),
+        "set_pmd_at" => set_pmd_at_wp,
+        "mmu_notifier_invalidate_range_end" => |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(&whole(l))),
+        "return" => |_, _, _| Flow::Return(0),
+    }
+}
+outline! {
     /// 6.1 and later.
     pub(super) MADVISE_COLLAPSE = "madvise_collapse" {
         "mmap_write_lock" => zap::mmap_write_lock,
@@ -84,10 +97,10 @@ fn vma_of(host: &Host, l: &Locals) -> (u64, Vma) {
     (start, *vma)
 }
 
-/// A huge page for a write, zeroed. Its tags are left to `set_pmd_at`: an allocation of this order has no `__GFP_ZEROTAGS`.
+/// A huge page, zeroed, for a write, or where the huge zero folio is not to be used. Its tags are left to `set_pmd_at`: an allocation of this order has no `__GFP_ZEROTAGS`.
 fn vma_alloc_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.index = 0;
-    if !l.write {
+    if !l.write && host.thp.use_zero_page {
         return Flow::Next;
     }
     let Some(head) = host.alloc_thp(pmd_address(l.va)) else {
@@ -104,7 +117,30 @@ fn vma_alloc_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         host.place(l.mm, pmd_address(l.va))
     );
     l.pfn = Some(head);
+    if host.mm(l.mm).pte(l.va).is_some() {
+        // do_huge_zero_wp_pmd: what is there goes first.
+        return Flow::Next;
+    }
     Flow::To("mte_sync_tags")
+}
+
+/// Nothing is mapped in the range for a moment, if it still is the huge zero folio that it shows.
+fn clear_huge_zero_pmd(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let zero = host.thp.zero;
+    let shows = |pte: Option<Pte>, index: u64| matches!((pte, zero), (Some(Pte::Present { pfn, .. }), Some(head)) if pfn.0 == head.0 + index);
+    let all = (0..HPAGE_PAGES).all(|index| shows(host.mm(l.mm).pte(place(l, index)), index));
+    for index in 0..HPAGE_PAGES {
+        if all {
+            host.mm_mut(l.mm).clear_pte(place(l, index));
+        }
+    }
+    l.index = 0;
+    Flow::Next
+}
+
+fn set_pmd_at_wp(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    set_pmd_at(host, l, io);
+    Flow::Next
 }
 
 /// `mm_get_huge_zero_folio`: allocated once, zeroed. Is its PMD special, nothing looks at its tags any more: they were

@@ -41,8 +41,8 @@ use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
 use crate::policy::{
-    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, MigrateCopy, Policy, RestoreAt, RestoreFlagged,
-    Sanitise,
+    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, HugeZeroWrite, MigrateCopy, Policy, RestoreAt,
+    RestoreFlagged, Sanitise,
 };
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
@@ -93,7 +93,10 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
         PathId::DoHugePmdAnonymousPage => &huge_memory::DO_HUGE_PMD_ANONYMOUS_PAGE,
-        PathId::SplitHugeZeroPagePmd => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
+        PathId::WpHugeZeroPmd => match policy.huge_zero_write {
+            HugeZeroWrite::Split => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
+            HugeZeroWrite::Huge => &huge_memory::DO_HUGE_ZERO_WP_PMD,
+        },
         PathId::MadviseCollapse => &huge_memory::MADVISE_COLLAPSE,
         PathId::SplitHugePage => &split::SPLIT_HUGE_PAGE,
         PathId::DoMovePages => &migrate::DO_MOVE_PAGES,
@@ -117,6 +120,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
             RestoreAt::BeforeFree | RestoreAt::BeforeFreeOnly => &swap_in::DO_SWAP_PAGE,
         },
+        PathId::MteSyncTagsCompound => &pte::MTE_SYNC_TAGS_COMPOUND,
         PathId::MteSyncTags => match policy.host_sync {
             HostSync::FlagAlways => &mte::SYNC_FLAG_ALWAYS,
             HostSync::FlagFirst | HostSync::RestoreLast => &mte::SYNC_FLAG_FIRST,

@@ -453,6 +453,22 @@ knobs! {
         /// The allocation (6.18).
         Alloc = "alloc",
     }
+    /// What a write to what shows the huge zero folio gets.
+    "huge_zero_write" huge_zero_write: HugeZeroWrite, "write to the huge zero folio",
+    "mm/huge_memory.c (do_huge_pmd_wp_page, do_huge_zero_wp_pmd); v6.13; recorded on 6.1.192, 6.12.117, 7.3.4" {
+        /// A small page; the others of the range show the zero page (up to 6.12).
+        Split = "split",
+        /// A huge page (6.13 and later).
+        Huge = "huge",
+    }
+    /// How many pages `mte_sync_tags` looks at when the PTE shows the first page of a huge page.
+    "sync_pages" sync_pages: SyncPages, "pages that a PTE's sync covers",
+    "arch/arm64/kernel/mte.c (mte_sync_tags); recorded on 6.1.192, 6.12.117, 7.3.4; batched in v6.8" {
+        /// All of the huge page (`compound_nr`, up to 6.7).
+        Compound = "compound",
+        /// Those that are mapped (6.8 and later).
+        Mapped = "mapped",
+    }
     /// Which tag flags the tails of a huge page have after a split (`__split_huge_page_tail`).
     "split_flags" split_flags: SplitFlags, "tag flags after a split",
     "mm/huge_memory.c, PG_arch_2 since v5.10, PG_arch_3 since v6.2" {

@@ -9,9 +9,9 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
-    HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt,
-    RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
-    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
+    HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
+    RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
+    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, SyncPages, ThpSwap,
     ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
@@ -73,6 +73,8 @@ profiles! {
         swap_bypass: SwapBypass::Bare,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
+        sync_pages: SyncPages::Compound,
+        huge_zero_write: HugeZeroWrite::Split,
         hwpoison_signal: HwpoisonSignal::None,
         soft_offline_reserved: SoftOfflineReserved::Eio,
         split_flags: SplitFlags::Head,
@@ -203,6 +205,7 @@ profiles! {
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags; a swap-in that bypasses the swap cache holds its slot" {
+        sync_pages: SyncPages::Mapped,
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {
@@ -228,6 +231,7 @@ profiles! {
     }
     "linux-6.13" linux_6_13 from linux_6_12_0, "PROT_MTE on hugetlb" {
         hugetlb_mte: HugetlbMte::Supported,
+        huge_zero_write: HugeZeroWrite::Huge,
     }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,

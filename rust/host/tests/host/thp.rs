@@ -19,7 +19,7 @@ fn big(kernel: &str, knobs: &[(&str, &str)]) -> Config {
 /// A process with a range that a fault fills with a huge page.
 fn machine(config: &Config, prot: Prot) -> (Machine, MmId, Va) {
     let mut m = Machine::new(config).unwrap();
-    m.set_transparent_hugepage(true);
+    m.set_transparent_hugepage(true, true);
     let mm = m.create_process("p");
     let a = m.mmap(mm, MapSpec { prot, ..anon(HPAGE) }, None).unwrap();
     m.madvise(mm, a, HPAGE, Advice::Hugepage).unwrap();
@@ -211,7 +211,7 @@ fn the_huge_zero_folios_tags_are_initialised_or_a_stale_tag_is_seen() {
 /// A guest on one huge page; the slot begins there, or one page later.
 fn guest_on_huge_page(kernel: &str, knobs: &[(&str, &str)], offset: u64) -> crate::common::Guest {
     let mut g = guest(&big(kernel, knobs), 2 * HPAGE);
-    g.machine.set_transparent_hugepage(true);
+    g.machine.set_transparent_hugepage(true, true);
     let before = g.machine.create_process("before");
     let theirs = g
         .machine
