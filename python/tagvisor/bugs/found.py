@@ -32,8 +32,8 @@ _SOURCE = (
 )
 
 _HOST_SOURCE = (
-    "found here; seen on 6.12.117 and 7.3.4 (N04 on 6.1.192 too): PG_arch_2 in __split_huge_page_tail (since v5.10), "
-    "page by page in mte_sync_tags"
+    "found here; seen on 6.12.117 and 7.3.4 (N04 on 6.1.192 too): PG_arch_2 in "
+    "__split_huge_page_tail (since v5.10), page by page in mte_sync_tags"
 )
 
 

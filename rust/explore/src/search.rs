@@ -77,15 +77,15 @@ pub fn explore(
     }
     let mut first = start.clone();
     first.forget_verdicts();
-    Search {
+    let search = Search {
         first: &first,
         actors,
         wanted,
         store: Store::default(),
         space: Space::new(&first, actors),
         transitions: 0,
-    }
-    .run(max_states, go_on)
+    };
+    Ok(search.run(max_states, go_on))
 }
 
 struct Search<'a> {
@@ -100,22 +100,22 @@ struct Search<'a> {
 impl Search<'_> {
     /// States are numbered in the order of discovery, which is that of a breadth-first search: the next to look at is the
     /// next number.
-    fn run(mut self, max_states: u64, go_on: &mut dyn FnMut(u64) -> bool) -> Result<Exploration, ExploreError> {
+    fn run(mut self, max_states: u64, go_on: &mut dyn FnMut(u64) -> bool) -> Exploration {
         let (mut state, mut next) = (vec![0; self.actors.len()], Vec::new());
         self.store.insert(&state, Link { before: ROOT, who: 0 });
         let mut index = 0;
         while index < self.store.len() as u32 {
             self.store.get(index, &mut state);
             if let Some(finding) = self.expand(index, &mut state, &mut next) {
-                return Ok(self.outcome(false, Some(finding)));
+                return self.outcome(false, Some(finding));
             }
             index += 1;
             let states = self.store.len() as u64;
             if states >= max_states || (u64::from(index).is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
-                return Ok(self.outcome(false, None));
+                return self.outcome(false, None);
             }
         }
-        Ok(self.outcome(true, None))
+        self.outcome(true, None)
     }
 
     /// Takes every step that can be taken in a state; what it breaks, if anything.

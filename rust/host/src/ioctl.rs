@@ -15,7 +15,7 @@ use crate::log::{Key, note};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
 use crate::part::Tracked;
-use crate::policy::{CapArmMte, CopyTagsLength, GuestMemfd};
+use crate::policy::{CapArmMte, CopyTagsLength, EagerSplit, GuestMemfd};
 
 /// Arguments of [`Machine::set_user_memory_region`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,6 +111,21 @@ impl Machine {
         self.host.vm_mut(vm).mte = true;
         self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_ENABLE_CAP");
         note!(self.host, [Key::Always], "KVM_CAP_ARM_MTE enabled for VM {}", vm.0);
+        Ok(())
+    }
+
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)`: blocks of a slot are split as soon as it logs writes, or with 0
+    /// by write faults only. -EINVAL where the kernel has no such capability, once there are slots, and for a size that no
+    /// page or block has.
+    pub fn enable_cap_eager_split(&mut self, vm: VmId, chunk: u64) -> Result<(), Errno> {
+        const SIZES: [u64; 4] = [0, 1 << 12, 1 << 21, 1 << 30];
+        self.open_vm(vm)?;
+        let kvm = self.host.vm(vm);
+        let refused = self.host.policy.eager_split == EagerSplit::Absent || !kvm.slots.is_empty();
+        if refused || !SIZES.contains(&chunk) {
+            return Err(Errno::Einval);
+        }
+        self.host.vm_mut(vm).split_page_chunk_size = chunk;
         Ok(())
     }
 

@@ -47,6 +47,12 @@ stats! {
     stage2_faults,
     /// Faults given up because a notifier ran in between (`mmu_invalidate_retry`).
     stage2_retries,
+    /// Blocks of 2 MiB mapped at stage 2.
+    stage2_blocks,
+    /// Blocks broken into pages, because writes are logged.
+    stage2_block_splits,
+    /// Blocks mapped in place of a table.
+    stage2_block_merges,
     /// Pages written to swap.
     swap_outs,
     /// Pages read from swap.

@@ -77,12 +77,12 @@ impl Host {
         self.has_flag(pfn, PageFlags::THP)
     }
 
-    /// Is the page mapped as part of a PMD at the address: all of its folio, in order?
-    pub(crate) fn pmd_mapped(&self, mm: MmId, va: Va, pfn: Pfn) -> bool {
+    /// Is the page mapped as part of a PMD at the address: all of its folio, in order? With `write`, all of it writable.
+    pub(crate) fn pmd_mapped(&self, mm: MmId, va: Va, pfn: Pfn, write: bool) -> bool {
         let base = pmd_address(va);
         let shows = |index: u64, want: Pfn| {
             let pte = self.mm(mm).pte(base + index * PAGE_SIZE);
-            matches!(pte, Some(Pte::Present { pfn, .. }) if pfn == want)
+            matches!(pte, Some(Pte::Present { pfn, write: allowed, .. }) if pfn == want && (allowed || !write))
         };
         self.is_thp(pfn) && (0..).zip(folio(pfn)).all(|(index, want)| shows(index, want))
     }

@@ -46,6 +46,8 @@ pub(crate) struct Kvm {
     pub(crate) mmu_invalidate_seq: u64,
     pub(crate) mmu_invalidate_in_progress: u32,
     pub(crate) slots_lock: bool,
+    /// `split_page_chunk_size`: bytes of a block that are split at once when a slot begins to log; 0 for none.
+    pub(crate) split_page_chunk_size: u64,
     pub(crate) stage2: Stage2,
     root: Pfn,
     tables: Vec<Pfn>,
@@ -109,6 +111,7 @@ impl Kvm {
             mmu_invalidate_seq: 0,
             mmu_invalidate_in_progress: 0,
             slots_lock: false,
+            split_page_chunk_size: 0,
             root,
             tables: Vec::new(),
         })

@@ -67,6 +67,7 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             l.ipa = fault.ipa;
             l.write = fault.access == Access::Write;
             l.permission = fault.kind == FaultKind::Permission;
+            l.fault_block = l.permission && fault.level < 3;
             Flow::Call(PathId::KvmHandleGuestAbort, *l)
         }
         Err(fault) => {
