@@ -46,7 +46,7 @@ from tagvisor.errors import (
     UserSignal,
     VectorError,
 )
-from tagvisor.explore import Exploration, explore, schedule
+from tagvisor.explore import Exploration, explore, forever, schedule
 from tagvisor.files import File
 from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
@@ -96,6 +96,7 @@ __all__ = [
     "__version__",
     "build_info",
     "explore",
+    "forever",
     "knobs",
     "linux",
     "migration",

@@ -6,6 +6,7 @@ use thiserror::Error;
 use crate::actor::{Actor, Runner};
 use crate::space::Space;
 use crate::store::{Link, ROOT, Store};
+use crate::symmetry;
 
 /// What the search found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,16 +52,34 @@ pub enum ExploreError {
     NoActors,
 }
 
+/// How a search is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Stop after this many distinct states.
+    pub max_states: u64,
+    /// Are states one that differ only in which of several like vCPUs is where?
+    pub mirrors: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_states: u64::from(u32::MAX),
+            mirrors: true,
+        }
+    }
+}
+
 /// How many states are taken from the queue between two calls of `go_on`: a few milliseconds' work.
 const STATES_PER_POLL: u64 = 128;
 
-/// Runs the actors' steps from `start` in every order, until a finding, `max_states` distinct states, or `go_on` (called
+/// Runs the actors' steps from `start` in every order, until a finding, the most states allowed, or `go_on` (called
 /// with the number of states now and then) says stop. A violation counts if its property is `wanted`; none named is all.
 pub fn explore(
     start: &Host,
     actors: &[Actor],
     wanted: &[Property],
-    max_states: u64,
+    options: Options,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Exploration, ExploreError> {
     if !start.has_ledger() {
@@ -77,15 +96,19 @@ pub fn explore(
     }
     let mut first = start.clone();
     first.forget_verdicts();
+    let mirrors = options.mirrors && !symmetry::draws(actors);
+    if mirrors {
+        first.level_vcpus();
+    }
     let search = Search {
         first: &first,
         actors,
         wanted,
         store: Store::default(),
-        space: Space::new(&first, actors),
+        space: Space::new(&first, actors, mirrors),
         transitions: 0,
     };
-    Ok(search.run(max_states, go_on))
+    Ok(search.run(options.max_states, go_on))
 }
 
 struct Search<'a> {
@@ -133,15 +156,14 @@ impl Search<'_> {
                 before: index,
                 who: who as u8,
             };
-            let counts = |v: &&Violation| self.wanted.is_empty() || self.wanted.contains(&v.property);
-            if let Some(violation) = self.space.host.violations().iter().find(counts) {
-                let steps = self.schedule(link);
-                return Some(Finding::Violation(Violation {
-                    steps,
-                    ..violation.clone()
-                }));
+            let counts = |v: &Violation| self.wanted.is_empty() || self.wanted.contains(&v.property);
+            if self.space.host.violations().iter().any(counts) {
+                let (steps, broken) = self.schedule(link);
+                let violation = broken.expect("the schedule breaks it again");
+                return Some(Finding::Violation(Violation { steps, ..violation }));
             }
-            self.space.number(state, who, next);
+            self.space.host.clear_violations();
+            self.space.number(state, next, None);
             self.store.insert(next, link);
         }
         if moved {
@@ -151,7 +173,8 @@ impl Search<'_> {
         if self.space.finished() {
             return None;
         }
-        Some(Finding::Deadlock(self.schedule(self.store.link(index))))
+        let (steps, _) = self.schedule(self.store.link(index));
+        Some(Finding::Deadlock(steps))
     }
 
     fn outcome(&self, complete: bool, finding: Option<Finding>) -> Exploration {
@@ -165,16 +188,35 @@ impl Search<'_> {
         }
     }
 
-    /// Walks the links back to the start, then runs that schedule with the log on: one line a step.
-    fn schedule(&self, last: Link) -> Vec<StepLine> {
-        let mut order = Vec::new();
+    /// Walks the links back to the start, then runs that schedule with the log on: one line a step, and what it breaks.
+    fn schedule(&mut self, last: Link) -> (Vec<StepLine>, Option<Violation>) {
+        let mut way = Vec::new();
         let mut link = last;
         while link.before != ROOT {
-            order.push(usize::from(link.who));
+            way.push(link);
             link = self.store.link(link.before);
         }
-        order.reverse();
-        retell(self.first, self.actors, &order)
+        way.reverse();
+        let order = self.unmirrored(&way);
+        retell(self.first, self.actors, self.wanted, &order)
+    }
+
+    /// Who really moved: a stored state is one of several mirror images, in which actors have changed places.
+    fn unmirrored(&mut self, way: &[Link]) -> Vec<usize> {
+        let mut who: Vec<_> = (0..self.actors.len()).collect();
+        let (mut state, mut next, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+        let mut order = Vec::with_capacity(way.len());
+        for link in way {
+            let at = usize::from(link.who);
+            order.push(who[at]);
+            self.store.get(link.before, &mut state);
+            state.resize(state.len().max(self.actors.len()), 0);
+            self.space.load(&state);
+            self.space.step(at);
+            self.space.number(&state, &mut next, Some(&mut moved));
+            who = moved.iter().map(|from| who[*from]).collect();
+        }
+        order
     }
 }
 
@@ -182,7 +224,7 @@ impl Search<'_> {
 ///
 /// # Panics
 /// If an actor waits or is finished.
-fn retell(start: &Host, actors: &[Actor], order: &[usize]) -> Vec<StepLine> {
+fn retell(start: &Host, actors: &[Actor], wanted: &[Property], order: &[usize]) -> (Vec<StepLine>, Option<Violation>) {
     let mut host = start.clone();
     host.log_on();
     let mut runners: Vec<_> = actors.iter().map(|_| Runner::new()).collect();
@@ -194,7 +236,8 @@ fn retell(start: &Host, actors: &[Actor], order: &[usize]) -> Vec<StepLine> {
         if runners.iter().all(Runner::idle) {
             host.ledger_quiesce();
         }
-        if runners.iter().zip(actors).all(|(r, a)| r.finished(a)) {
+        let rests = |(r, a): (&Runner, &Actor)| r.finished(a) || a.forever && r.idle();
+        if runners.iter().zip(actors).all(rests) {
             host.audit();
         }
         let (path, step) = host.last_step();
@@ -207,5 +250,7 @@ fn retell(start: &Host, actors: &[Actor], order: &[usize]) -> Vec<StepLine> {
             text: texts.join("; "),
         });
     }
-    lines
+    let counts = |v: &&Violation| wanted.is_empty() || wanted.contains(&v.property);
+    let broken = host.violations().iter().find(counts).cloned();
+    (lines, broken)
 }

@@ -73,6 +73,7 @@ impl Machine {
         let id = VmId(self.host.vms.len() as u32);
         let kvm = Kvm::new(id, mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
         self.host.vms.push(Tracked::new(kvm));
+        self.host.vcpus.push(Vec::new());
         Ok(id)
     }
 
@@ -101,7 +102,7 @@ impl Machine {
     /// since 7.2 with `guest_memfd` slots.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
-        if !self.check_extension_arm_mte() || !self.host.vm(vm).vcpus.is_empty() {
+        if !self.check_extension_arm_mte() || !self.host.vcpus[vm.0 as usize].is_empty() {
             return Err(Errno::Einval);
         }
         let gmem = self.host.vm(vm).slots.values().any(|slot| slot.gmem.is_some());
@@ -134,11 +135,11 @@ impl Machine {
     pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
         self.open_vm(vm)?;
         let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
-        let kvm = self.host.vm_mut(vm);
-        let index = kvm.vcpus.len() as u32;
+        let index = self.host.vcpus[vm.0 as usize].len() as u32;
+        let kvm = self.host.vm(vm);
         let seed = (seed + u64::from(index)) as u16;
         let vcpu = Vcpu::new(kvm.mte, kvm.stage2, tlb_bits, seed);
-        kvm.vcpus.push(vcpu);
+        self.host.vcpus[vm.0 as usize].push(Tracked::new(vcpu));
         Ok(VcpuId { vm, index })
     }
 

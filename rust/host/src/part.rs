@@ -15,7 +15,8 @@ use tagvisor_mem::FrameContent;
 use crate::buddy::Buddy;
 use crate::file::File;
 use crate::hugetlb::Pool;
-use crate::kvm::Kvm;
+use crate::ids::{VcpuId, VmId};
+use crate::kvm::{Kvm, Vcpu};
 use crate::ledger::Ledger;
 use crate::mm::Mm;
 use crate::mteswap::MtePages;
@@ -84,8 +85,10 @@ impl<T: Eq> Eq for Tracked<T> {}
 pub enum Part {
     /// A process.
     Mm(u32),
-    /// A VM.
+    /// A VM, without its vCPUs.
     Vm(u32),
+    /// The registers of a vCPU.
+    Vcpu(VcpuId),
     /// A file.
     File(u32),
     /// The `struct page` of a frame.
@@ -118,6 +121,7 @@ pub enum PartValue {
     Absent,
     Mm(Box<Mm>),
     Vm(Box<Kvm>),
+    Vcpu(Box<Vcpu>),
     File(Box<File>),
     Page(Page),
     Frame(FrameContent),
@@ -143,6 +147,13 @@ impl Host {
         for i in all(self.vms.len()) {
             if Tracked::take_touched(&mut self.vms[i as usize]) {
                 each(Part::Vm(i));
+            }
+        }
+        for (vm, vcpus) in (0..).map(VmId).zip(&mut self.vcpus) {
+            for (index, vcpu) in (0..).zip(vcpus) {
+                if Tracked::take_touched(vcpu) {
+                    each(Part::Vcpu(VcpuId { vm, index }));
+                }
             }
         }
         for i in all(self.files.len()) {
@@ -183,6 +194,11 @@ impl Host {
                 .vms
                 .get(i as usize)
                 .map_or(absent, |vm| PartValue::Vm(Box::new((**vm).clone()))),
+            Part::Vcpu(VcpuId { vm, index }) => {
+                let vcpus = self.vcpus.get(vm.0 as usize);
+                let vcpu = vcpus.and_then(|vcpus| vcpus.get(index as usize));
+                vcpu.map_or(absent, |vcpu| PartValue::Vcpu(Box::new((**vcpu).clone())))
+            }
             Part::File(i) => {
                 let file = self.files.get(i as usize);
                 file.map_or(absent, |file| PartValue::File(Box::new((**file).clone())))
@@ -211,6 +227,12 @@ impl Host {
         match (part, value) {
             (Part::Mm(i), PartValue::Mm(mm)) => put(&mut self.mms, i, mm),
             (Part::Vm(i), PartValue::Vm(vm)) => put(&mut self.vms, i, vm),
+            (Part::Vcpu(VcpuId { vm, index }), PartValue::Vcpu(vcpu)) => {
+                put(&mut self.vcpus[vm.0 as usize], index, vcpu);
+            }
+            (Part::Vcpu(VcpuId { vm, index }), PartValue::Absent) => {
+                self.vcpus[vm.0 as usize].truncate(index as usize);
+            }
             (Part::File(i), PartValue::File(file)) => put(&mut self.files, i, file),
             (Part::Mm(i), PartValue::Absent) => self.mms.truncate(i as usize),
             (Part::Vm(i), PartValue::Absent) => self.vms.truncate(i as usize),

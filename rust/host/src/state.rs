@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, Va};
+use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, RgsrEl1, Va};
 use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
 
 use crate::buddy::Buddy;
@@ -14,7 +14,7 @@ use crate::decide::Deciding;
 use crate::file::{File, FileId, FileKind};
 use crate::hugetlb::Pool;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::Kvm;
+use crate::kvm::{Kvm, Vcpu};
 use crate::ledger::Ledger;
 use crate::log::{Key, Log, StepLine};
 use crate::mm::Mm;
@@ -79,13 +79,28 @@ stats! {
     free_pages,
 }
 
-/// Pages that reclaim may take.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+/// Pages that reclaim may take. What the memory limit does lies between operations, so no path of steps reads the order:
+/// lists that differ in it alone are equal.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Lru {
     /// In the order reclaim will look at them.
     pub(crate) pages: VecDeque<Pfn>,
     /// How many are resident.
     pub(crate) resident: u64,
+}
+
+impl PartialEq for Lru {
+    fn eq(&self, other: &Self) -> bool {
+        self.resident == other.resident
+    }
+}
+
+impl Eq for Lru {}
+
+impl std::hash::Hash for Lru {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.resident.hash(state);
+    }
 }
 
 /// A machine: memory, kernel state, VMs, and the ledger that judges it.
@@ -112,6 +127,8 @@ pub struct Host {
     pub(crate) swap: Tracked<SwapDevice>,
     pub(crate) mte_pages: Tracked<MtePages>,
     pub(crate) vms: Vec<Tracked<Kvm>>,
+    /// By VM.
+    pub(crate) vcpus: Vec<Vec<Tracked<Vcpu>>>,
     pub(crate) lru: Tracked<Lru>,
     pub(crate) tlb_bits: u32,
     /// `/sys/kernel/mm/ksm/use_zero_pages`.
@@ -173,6 +190,7 @@ impl Host {
             swap: Tracked::new(SwapDevice::new(config.swap_kind, config.swap)),
             mte_pages: Tracked::new(MtePages::default()),
             vms: Vec::new(),
+            vcpus: Vec::new(),
             lru: Tracked::new(Lru::default()),
             tlb_bits: config.tlb_bits,
             ksm_use_zero_pages: false,
@@ -321,6 +339,11 @@ impl Host {
         self.log = Log::new(false);
     }
 
+    /// Forgets the violations noticed so far.
+    pub fn clear_violations(&mut self) {
+        self.violations.clear();
+    }
+
     /// Writes the steps down from now on.
     pub fn log_on(&mut self) {
         self.log.enabled = true;
@@ -339,6 +362,20 @@ impl Host {
     /// The properties that did not hold, in the order they were noticed.
     pub fn violations(&self) -> &[Violation] {
         &self.violations
+    }
+
+    /// VMs whose `mmu_invalidate_seq` grew since it was begun anew, each with what it was, begun anew.
+    pub fn restart_seq(&mut self) -> Option<(VmId, u64)> {
+        let grown = self.vms.iter().position(|vm| vm.mmu_invalidate_seq != 0)?;
+        let seq = std::mem::take(&mut self.vms[grown].mmu_invalidate_seq);
+        Some((VmId(grown as u32), seq))
+    }
+
+    /// Gives all vCPUs the same random tags to come.
+    pub fn level_vcpus(&mut self) {
+        for vcpu in self.vcpus.iter_mut().flatten() {
+            vcpu.cpu.rgsr = RgsrEl1::new();
+        }
     }
 
     /// From now on [`Host::take_touched`] tells what changed.

@@ -41,7 +41,6 @@ pub(crate) struct Kvm {
     pub(crate) slots: BTreeMap<u32, Memslot>,
     /// `KVM_CREATE_GUEST_MEMFD`: its files.
     pub(crate) guest_memfds: Vec<FileId>,
-    pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) mmu_lock: RwLock,
     pub(crate) mmu_invalidate_seq: u64,
     pub(crate) mmu_invalidate_in_progress: u32,
@@ -56,25 +55,19 @@ pub(crate) struct Kvm {
 impl std::hash::Hash for Kvm {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.identity().hash(state);
-        for vcpu in &self.vcpus {
-            vcpu.registers().hash(state);
-        }
     }
 }
 
 impl PartialEq for Kvm {
     fn eq(&self, other: &Self) -> bool {
-        let same = |(a, b): (&Vcpu, &Vcpu)| a.registers() == b.registers();
         self.identity() == other.identity()
-            && self.vcpus.len() == other.vcpus.len()
-            && self.vcpus.iter().zip(&other.vcpus).all(same)
     }
 }
 
 impl Eq for Kvm {}
 
 impl Kvm {
-    /// All that tells it from another, but its vCPUs.
+    /// All that tells it from another.
     fn identity(&self) -> impl std::hash::Hash + PartialEq + use<'_> {
         let sync = (
             self.mmu_lock,
@@ -106,7 +99,6 @@ impl Kvm {
             mte: false,
             slots: BTreeMap::new(),
             guest_memfds: Vec::new(),
-            vcpus: Vec::new(),
             mmu_lock: RwLock::default(),
             mmu_invalidate_seq: 0,
             mmu_invalidate_in_progress: 0,
@@ -155,7 +147,7 @@ impl Host {
         kvm.alive = false;
         let (root, mut tables) = (kvm.root, std::mem::take(&mut kvm.tables));
         tables.extend((0..ROOT_PAGES).map(|i| Pfn(root.0 + i)));
-        for vcpu in &mut kvm.vcpus {
+        for vcpu in &mut self.vcpus[vm.0 as usize] {
             vcpu.tlb.invalidate_all();
         }
         for table in tables {

@@ -195,7 +195,10 @@ impl Host {
     /// Stage 1 is the identity, so a VA's page number is its IPA's. The TLBs hold pages: a block goes with all else, as
     /// `TLBI VMALLE1IS` behind the invalidation by IPA has it.
     pub(crate) fn tlb_invalidate(&mut self, vm: VmId, ipa: Ipa, size: u64) {
-        for vcpu in &mut self.vm_mut(vm).vcpus {
+        if self.tlb_bits == 0 {
+            return;
+        }
+        for vcpu in &mut self.vcpus[vm.0 as usize] {
             if size == PAGE_SIZE {
                 vcpu.tlb.invalidate(ipa.0 / PAGE_SIZE);
             } else {

@@ -138,7 +138,8 @@ fn vma_lookup(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 pub(super) fn sample_seq(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    l.seq = host.vm(l.vm).mmu_invalidate_seq;
+    // 0 is "not sampled".
+    l.seq = host.vm(l.vm).mmu_invalidate_seq + 1;
     Flow::Next
 }
 
@@ -204,7 +205,8 @@ pub(super) fn kvm_fault_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flo
 
 pub(super) fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let kvm = host.vm(l.vm);
-    if kvm.mmu_invalidate_in_progress == 0 && kvm.mmu_invalidate_seq == l.seq {
+    if kvm.mmu_invalidate_in_progress == 0 && kvm.mmu_invalidate_seq + 1 == l.seq {
+        l.seq = 0;
         return Flow::Next;
     }
     host.stats.stage2_retries += 1;
@@ -213,7 +215,7 @@ pub(super) fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) 
         [Key::page(l.mm, l.va)],
         "a notifier ran since mmu_seq was sampled: the guest faults again"
     );
-    (l.ret, l.writable) = (0, false);
+    (l.ret, l.writable, l.seq) = (0, false, 0);
     Flow::To("kvm_fault_unlock")
 }
 
