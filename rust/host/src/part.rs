@@ -6,6 +6,7 @@
 //!
 //! **Keeps**: two hosts with equal parts behave alike.
 
+use std::collections::BTreeSet;
 use std::hash::{Hash, Hasher};
 use std::ops::{Deref, DerefMut};
 
@@ -15,7 +16,7 @@ use tagvisor_mem::FrameContent;
 use crate::buddy::Buddy;
 use crate::file::File;
 use crate::hugetlb::Pool;
-use crate::ids::{VcpuId, VmId};
+use crate::ids::{MmId, VcpuId, VmId};
 use crate::kvm::{Kvm, Vcpu};
 use crate::ledger::Ledger;
 use crate::mm::Mm;
@@ -107,6 +108,8 @@ pub enum Part {
     Pool,
     /// Transparent huge pages.
     Thp,
+    /// Page table locks.
+    Ptl,
     /// The list that reclaim looks at.
     Lru,
     /// The ledger.
@@ -131,6 +134,7 @@ pub enum PartValue {
     Regions(Buddy, Buddy),
     Pool(Pool),
     Thp(Thp),
+    Ptl(BTreeSet<(MmId, u64)>),
     Lru(Lru),
     Ledger(Box<Ledger>),
 }
@@ -171,6 +175,7 @@ impl Host {
             ),
             (Tracked::take_touched(&mut self.pool), Part::Pool),
             (Tracked::take_touched(&mut self.thp), Part::Thp),
+            (Tracked::take_touched(&mut self.ptl), Part::Ptl),
             (Tracked::take_touched(&mut self.lru), Part::Lru),
             (Tracked::take_touched(&mut self.ledger), Part::Ledger),
         ];
@@ -214,6 +219,7 @@ impl Host {
             Part::Regions => PartValue::Regions((*self.zone_device).clone(), (*self.mmio).clone()),
             Part::Pool => PartValue::Pool((*self.pool).clone()),
             Part::Thp => PartValue::Thp((*self.thp).clone()),
+            Part::Ptl => PartValue::Ptl((*self.ptl).clone()),
             Part::Lru => PartValue::Lru((*self.lru).clone()),
             Part::Ledger => PartValue::Ledger(Box::new((*self.ledger).clone())),
         }
@@ -250,6 +256,7 @@ impl Host {
             }
             (Part::Pool, PartValue::Pool(pool)) => Tracked::restore(&mut self.pool, pool.clone()),
             (Part::Thp, PartValue::Thp(thp)) => Tracked::restore(&mut self.thp, thp.clone()),
+            (Part::Ptl, PartValue::Ptl(ptl)) => Tracked::restore(&mut self.ptl, ptl.clone()),
             (Part::Lru, PartValue::Lru(lru)) => Tracked::restore(&mut self.lru, lru.clone()),
             (Part::Ledger, PartValue::Ledger(ledger)) => Tracked::restore(&mut self.ledger, (**ledger).clone()),
             (part, value) => panic!("{value:?} is no {part:?}"),

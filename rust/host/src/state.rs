@@ -3,7 +3,7 @@
 //! **Keeps**: everything a step reads or writes is in [`Host`]; two hosts with equal [`Host::encode`] behave alike for
 //! ever (statistics, log and recorded violations are left out of it).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, RgsrEl1, Va};
 use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
@@ -129,6 +129,8 @@ pub struct Host {
     pub(crate) vms: Vec<Tracked<Kvm>>,
     /// By VM.
     pub(crate) vcpus: Vec<Vec<Tracked<Vcpu>>>,
+    /// Page table locks that are held.
+    pub(crate) ptl: Tracked<BTreeSet<(MmId, u64)>>,
     pub(crate) lru: Tracked<Lru>,
     pub(crate) tlb_bits: u32,
     /// `/sys/kernel/mm/ksm/use_zero_pages`.
@@ -191,6 +193,7 @@ impl Host {
             mte_pages: Tracked::new(MtePages::default()),
             vms: Vec::new(),
             vcpus: Vec::new(),
+            ptl: Tracked::new(BTreeSet::new()),
             lru: Tracked::new(Lru::default()),
             tlb_bits: config.tlb_bits,
             ksm_use_zero_pages: false,

@@ -82,6 +82,8 @@ pub(crate) struct Io {
     pub(crate) actor: Actor,
     pub(crate) op: Op,
     pub(crate) result: OpResult,
+    /// The page table lock that is held: process and page.
+    pub(crate) ptl: Option<(MmId, u64)>,
 }
 
 /// Names a path; [`crate::paths::table`] gives its steps under a policy.

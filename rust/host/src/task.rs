@@ -8,7 +8,7 @@
 use crate::ids::{Actor, VmId};
 use crate::log::Origin;
 use crate::ops::{Op, OpResult};
-use crate::paths;
+use crate::paths::{self, ptl};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId};
 
@@ -55,6 +55,7 @@ impl Task {
                 actor: op.actor(),
                 op: Op::Nothing,
                 result: OpResult::None,
+                ptl: None,
             },
         };
         task.restart(op);
@@ -133,6 +134,9 @@ impl Task {
             path: path.name,
             step: step.name,
         };
+        if !host.ptl.is_empty() && ptl::takes(frame.path, step.name) && host.ptl_blocks(&frame.l, self.io.ptl) {
+            return Progress::Blocked;
+        }
         let last = usize::from(frame.pc) + 1 == path.steps.len();
         match (step.run)(host, &mut frame.l, &mut self.io) {
             Flow::Next if last => return self.pop(host, 0),

@@ -9,8 +9,8 @@ use crate::errno::Errno;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags, Vma};
 use crate::ops::Op;
-use crate::paths::notifier;
 use crate::paths::pte::{self, Old};
+use crate::paths::{notifier, ptl};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 
@@ -106,7 +106,7 @@ fn mprotect_fixup(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 }
 
 /// The next page of the range whose PTE is present; `l.index` counts pages done.
-fn change_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn change_pte_range(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let from = l.va.vpn() + u64::from(l.index);
     let next = host
         .mm(l.mm)
@@ -118,6 +118,7 @@ fn change_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     };
     l.index = u32::try_from(vpn - l.va.vpn()).expect("checked by the caller");
     l.pfn = Some(pfn);
+    ptl::lock(host, io, l.mm, Va(vpn * PAGE_SIZE));
     if special {
         return Flow::Next;
     }
@@ -126,7 +127,8 @@ fn change_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     pte::sync_tags(host, &Locals { va, ..*l }, &vma, Old::Present)
 }
 
-fn commit_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn commit_pte(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    ptl::unlock(host, io);
     let va = l.va + u64::from(l.index) * PAGE_SIZE;
     let vma = host.mm(l.mm).vma(va).map(|(_, v)| *v).expect("mmap_lock is held");
     if let Some(Pte::Present {
