@@ -25,7 +25,7 @@ The exceptions are listed in :mod:`tagvisor.errors`.
 
 from __future__ import annotations
 
-from tagvisor import ops
+from tagvisor import migration, ops
 from tagvisor._native import __version__, build_info
 from tagvisor.errors import (
     ArgumentError,
@@ -46,7 +46,7 @@ from tagvisor.errors import (
     UserSignal,
     VectorError,
 )
-from tagvisor.explore import Exploration, explore, schedule
+from tagvisor.explore import Exploration, explore, forever, schedule
 from tagvisor.files import File
 from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
@@ -96,8 +96,10 @@ __all__ = [
     "__version__",
     "build_info",
     "explore",
+    "forever",
     "knobs",
     "linux",
+    "migration",
     "ops",
     "policy",
     "profiles",

@@ -63,7 +63,8 @@ DIFFERENCES = (
         "COPY_TAGS with a part of a page's tags",
         ("linux-6.1", "linux-6.12"),
         ("K25",),
-        f"{GUEST}g stgpage 0x51000000 3 0\ncopytags to 0x51000000 1 7 partial=100\ng ldgpage 0x51000000\n",
+        f"{GUEST}g stgpage 0x51000000 3 0\ncopytags to 0x51000000 1 7 partial=100\n"
+        "g ldgpage 0x51000000\n",
         ('"gtags": "7*100 3*156"', '"gtags": "0*256"'),
     ),
     Difference(
@@ -122,7 +123,7 @@ def test_the_knob_makes_the_difference(difference: Difference) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernel", "answer"), [("linux-6.12", 0), ("linux-7.3", "EFAULT")], ids=lambda value: str(value)
+    ("kernel", "answer"), [("linux-6.12", 0), ("linux-7.3", "EFAULT")], ids=str
 )
 def test_a_dax_file_under_a_live_slot_is_k22(kernel: str, answer: int | str) -> None:
     """6.12 maps it as device memory, whose tags read 0; 7.3 refuses the fault."""

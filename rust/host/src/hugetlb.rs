@@ -151,11 +151,16 @@ impl Host {
     /// The frame whose flags tell of a frame's tags: its own, or that of the huge page's head.
     #[inline]
     pub(crate) fn tag_flags_of(&self, pfn: Pfn) -> Pfn {
-        let by_head = self.policy.hugetlb_mte == HugetlbMte::Supported;
-        if by_head && self.page(pfn).flags.contains(PageFlags::HUGETLB) {
+        if self.tags_by_head(pfn) {
             compound_head(pfn)
         } else {
             pfn
         }
+    }
+
+    /// Has the huge page one flag for all of its tags?
+    #[inline]
+    pub(crate) fn tags_by_head(&self, pfn: Pfn) -> bool {
+        self.policy.hugetlb_mte == HugetlbMte::Supported && self.page(pfn).flags.contains(PageFlags::HUGETLB)
     }
 }

@@ -14,7 +14,8 @@ use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD, Vcpu};
 use crate::log::{Key, note};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
-use crate::policy::{CapArmMte, CopyTagsLength, GuestMemfd};
+use crate::part::Tracked;
+use crate::policy::{CapArmMte, CopyTagsLength, EagerSplit, GuestMemfd};
 
 /// Arguments of [`Machine::set_user_memory_region`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +72,8 @@ impl Machine {
     pub fn create_vm(&mut self, mm: MmId) -> Result<VmId, Errno> {
         let id = VmId(self.host.vms.len() as u32);
         let kvm = Kvm::new(id, mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
-        self.host.vms.push(kvm);
+        self.host.vms.push(Tracked::new(kvm));
+        self.host.vcpus.push(Vec::new());
         Ok(id)
     }
 
@@ -100,7 +102,7 @@ impl Machine {
     /// since 7.2 with `guest_memfd` slots.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
-        if !self.check_extension_arm_mte() || !self.host.vm(vm).vcpus.is_empty() {
+        if !self.check_extension_arm_mte() || !self.host.vcpus[vm.0 as usize].is_empty() {
             return Err(Errno::Einval);
         }
         let gmem = self.host.vm(vm).slots.values().any(|slot| slot.gmem.is_some());
@@ -113,16 +115,31 @@ impl Machine {
         Ok(())
     }
 
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)`: blocks of a slot are split as soon as it logs writes, or with 0
+    /// by write faults only. -EINVAL where the kernel has no such capability, once there are slots, and for a size that no
+    /// page or block has.
+    pub fn enable_cap_eager_split(&mut self, vm: VmId, chunk: u64) -> Result<(), Errno> {
+        const SIZES: [u64; 4] = [0, 1 << 12, 1 << 21, 1 << 30];
+        self.open_vm(vm)?;
+        let kvm = self.host.vm(vm);
+        let refused = self.host.policy.eager_split == EagerSplit::Absent || !kvm.slots.is_empty();
+        if refused || !SIZES.contains(&chunk) {
+            return Err(Errno::Einval);
+        }
+        self.host.vm_mut(vm).split_page_chunk_size = chunk;
+        Ok(())
+    }
+
     /// `KVM_CREATE_VCPU`: a vCPU at EL1 with synchronous tag checks and TBI; tags are reachable iff the VM has MTE
     /// (`HCR_EL2.ATA`).
     pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
         self.open_vm(vm)?;
         let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
-        let kvm = self.host.vm_mut(vm);
-        let index = kvm.vcpus.len() as u32;
+        let index = self.host.vcpus[vm.0 as usize].len() as u32;
+        let kvm = self.host.vm(vm);
         let seed = (seed + u64::from(index)) as u16;
         let vcpu = Vcpu::new(kvm.mte, kvm.stage2, tlb_bits, seed);
-        kvm.vcpus.push(vcpu);
+        self.host.vcpus[vm.0 as usize].push(Tracked::new(vcpu));
         Ok(VcpuId { vm, index })
     }
 

@@ -17,6 +17,7 @@ use crate::madvise::Advice;
 use crate::mm::{Backing, Mm, Prot, Pte};
 use crate::ops::{MapSpec, Op, OpResult, UserOp};
 use crate::page::PageFlags;
+use crate::part::Tracked;
 use crate::policy::Policy;
 use crate::state::{Host, Stats};
 use crate::task::Task;
@@ -100,14 +101,14 @@ impl Machine {
 
     /// A new process.
     pub fn create_process(&mut self, name: &str) -> MmId {
-        self.host.mms.push(Mm::new(name));
+        self.host.mms.push(Tracked::new(Mm::new(name)));
         MmId(self.host.mms.len() as u32 - 1)
     }
 
     /// `fork`: a child with the same memory, copied when either writes.
     pub fn fork(&mut self, mm: MmId, name: &str) -> MmId {
         let child = self.host.mm(mm).dup(name);
-        self.host.mms.push(child);
+        self.host.mms.push(Tracked::new(child));
         let child = MmId(self.host.mms.len() as u32 - 1);
         self.run(Op::Fork(mm, child));
         child

@@ -50,6 +50,12 @@ pub(crate) struct Locals {
     pub(crate) untagged_pte: bool,
     /// The fault was a stage-2 permission fault.
     pub(crate) permission: bool,
+    /// That was the permission of a block (`fault_granule`).
+    pub(crate) fault_block: bool,
+    /// A block is to be mapped (`vma_pagesize`).
+    pub(crate) block: bool,
+    /// Of a huge page whose flag stands for all, `sanitise_mte_tags` got one page.
+    pub(crate) only_page: bool,
     pub(crate) device: bool,
     /// The memslot is read-only (`KVM_MEM_READONLY`).
     pub(crate) readonly: bool,
@@ -76,6 +82,8 @@ pub(crate) struct Io {
     pub(crate) actor: Actor,
     pub(crate) op: Op,
     pub(crate) result: OpResult,
+    /// The page table lock that is held: process and page.
+    pub(crate) ptl: Option<(MmId, u64)>,
 }
 
 /// Names a path; [`crate::paths::table`] gives its steps under a policy.

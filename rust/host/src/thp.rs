@@ -77,12 +77,12 @@ impl Host {
         self.has_flag(pfn, PageFlags::THP)
     }
 
-    /// Is the page mapped as part of a PMD at the address: all of its folio, in order?
-    pub(crate) fn pmd_mapped(&self, mm: MmId, va: Va, pfn: Pfn) -> bool {
+    /// Is the page mapped as part of a PMD at the address: all of its folio, in order? With `write`, all of it writable.
+    pub(crate) fn pmd_mapped(&self, mm: MmId, va: Va, pfn: Pfn, write: bool) -> bool {
         let base = pmd_address(va);
         let shows = |index: u64, want: Pfn| {
             let pte = self.mm(mm).pte(base + index * PAGE_SIZE);
-            matches!(pte, Some(Pte::Present { pfn, .. }) if pfn == want)
+            matches!(pte, Some(Pte::Present { pfn, write: allowed, .. }) if pfn == want && (allowed || !write))
         };
         self.is_thp(pfn) && (0..).zip(folio(pfn)).all(|(index, want)| shows(index, want))
     }
@@ -117,7 +117,7 @@ impl Host {
     fn free_folio(&mut self, head: Pfn) {
         self.forget_folio(head);
         for pfn in folio(head) {
-            self.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
+            self.lru.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
             let page = self.page_mut(pfn);
             (page.flags, page.mapping) = (PageFlags::empty(), PageMapping::None);
         }

@@ -32,6 +32,21 @@ pub(crate) struct Vcpu {
     controls: Controls,
 }
 
+/// The TLB is no part of what tells vCPUs apart, and the controls follow from the registers.
+impl PartialEq for Vcpu {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.cpu, &self.sys) == (&other.cpu, &other.sys)
+    }
+}
+
+impl Eq for Vcpu {}
+
+impl std::hash::Hash for Vcpu {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.cpu, &self.sys).hash(state);
+    }
+}
+
 impl Vcpu {
     /// A vCPU at EL1 that checks tags synchronously and ignores the top byte; `seed` is that of its random tags.
     pub(crate) fn new(mte: bool, Stage2 { vtcr, vttbr }: Stage2, tlb_bits: u32, seed: u16) -> Self {
@@ -83,11 +98,6 @@ impl Vcpu {
     /// Has the guest turned its stage 1 on?
     pub(crate) const fn has_stage1(&self) -> bool {
         self.controls.has_stage1(1)
-    }
-
-    pub(crate) fn hash_registers(&self, state: &mut impl std::hash::Hasher) {
-        use std::hash::Hash;
-        (&self.cpu, &self.sys).hash(state);
     }
 
     /// The registers as the architecture names them.

@@ -56,7 +56,7 @@ fn sanitise(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let tagged = l.pfn.is_some_and(|pfn| host.has_flag(pfn, PageFlags::MTE_TAGGED));
     match host.policy.change_pte {
         _ if !host.vm(l.vm).mte => Flow::Next,
-        ChangePte::Sanitise => Flow::Call(PathId::SanitiseMteTags, *l),
+        ChangePte::Sanitise => Flow::Call(PathId::SanitiseMteTags, Locals { only_page: true, ..*l }),
         ChangePte::Defer if !tagged => Flow::To("mmu_unlock"),
         ChangePte::Defer | ChangePte::Map | ChangePte::None => Flow::Next,
     }

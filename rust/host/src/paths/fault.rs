@@ -511,7 +511,7 @@ impl Host {
             return self.put_thp_page(pfn);
         }
         if self.has_flag(pfn, PageFlags::LRU) {
-            self.resident -= 1;
+            self.lru.resident -= 1;
         }
         let page = self.page_mut(pfn);
         let poisoned = page.flags & PageFlags::HWPOISON;
@@ -554,8 +554,8 @@ impl Host {
     /// `folio_add_lru_vma`: the page is resident and reclaim may find it.
     pub(crate) fn lru_add(&mut self, pfn: Pfn) {
         if !self.has_flag(pfn, PageFlags::LRU) {
-            self.lru.push_back(pfn);
-            self.resident += 1;
+            self.lru.pages.push_back(pfn);
+            self.lru.resident += 1;
         }
         self.page_mut(pfn).flags |= PageFlags::LRU | PageFlags::YOUNG;
     }

@@ -46,7 +46,9 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         owner: Cell::new(None),
     };
     let outcome = run_guest_op(&mut cpu, &mut Watched::new(host, &regime, Actor::Vcpu(vcpu)), op);
-    host.vcpu_mut(vcpu).cpu = cpu;
+    if host.vcpu(vcpu).cpu != cpu {
+        host.vcpu_mut(vcpu).cpu = cpu;
+    }
     match outcome {
         Ok(value) => {
             if host.log.enabled {
@@ -67,6 +69,7 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             l.ipa = fault.ipa;
             l.write = fault.access == Access::Write;
             l.permission = fault.kind == FaultKind::Permission;
+            l.fault_block = l.permission && fault.level < 3;
             Flow::Call(PathId::KvmHandleGuestAbort, *l)
         }
         Err(fault) => {
@@ -80,7 +83,14 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 /// The fault was handled (run the guest again), went to the VMM as MMIO, or `KVM_RUN` fails.
 fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     match l.ret {
-        0 => Flow::To("execute"),
+        0 => {
+            // The instruction begins anew, and what the fault left behind means nothing to it.
+            *l = Locals {
+                vcpu: l.vcpu,
+                ..Locals::default()
+            };
+            Flow::To("execute")
+        }
         1 => Flow::Return(0),
         ret => {
             let errno = Errno::from_ret(ret).unwrap_or(Errno::Efault);
@@ -125,7 +135,7 @@ struct GuestRegime {
 impl Regime for &GuestRegime {
     fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault> {
         let VcpuId { vm, index } = self.vcpu;
-        let controls = host.vms[vm.0 as usize].vcpus[index as usize].controls();
+        let controls = host.vcpus[vm.0 as usize][index as usize].controls();
         let found = translate(&mut host.mem, controls, ptr, access, &mut Untraced)?;
         host.tlb_fill(self.vcpu, ptr, &found);
         let kvm = host.vm(vm);
@@ -139,11 +149,11 @@ impl Regime for &GuestRegime {
 
 impl Host {
     pub(crate) fn vcpu(&self, id: VcpuId) -> &crate::kvm::Vcpu {
-        &self.vm(id.vm).vcpus[id.index as usize]
+        &self.vcpus[id.vm.0 as usize][id.index as usize]
     }
 
     pub(crate) fn vcpu_mut(&mut self, id: VcpuId) -> &mut crate::kvm::Vcpu {
-        &mut self.vm_mut(id.vm).vcpus[id.index as usize]
+        &mut self.vcpus[id.vm.0 as usize][id.index as usize]
     }
 
     fn tlb_fill(&mut self, vcpu: VcpuId, ptr: Va, found: &Translated) {

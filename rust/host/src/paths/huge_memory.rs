@@ -263,7 +263,7 @@ fn hugepage_vma_revalidate(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
     let range = l.va.vpn()..l.va.vpn() + HPAGE_PAGES;
     let page = host.mm(l.mm).pte(l.va);
     match page {
-        Some(Pte::Present { pfn, .. }) if host.pmd_mapped(l.mm, l.va, pfn) => {
+        Some(Pte::Present { pfn, .. }) if host.pmd_mapped(l.mm, l.va, pfn, false) => {
             l.va += HPAGE_SIZE;
             Flow::To("hugepage_vma_revalidate")
         }

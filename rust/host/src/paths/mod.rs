@@ -22,6 +22,7 @@ mod mte;
 mod notifier;
 mod outline;
 mod pte;
+pub(crate) mod ptl;
 mod ptrace;
 mod reclaim;
 mod rmap;

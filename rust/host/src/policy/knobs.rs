@@ -402,6 +402,15 @@ knobs! {
         /// Read lock: faults of one VM run in parallel (6.2 and later).
         Read = "read",
     }
+    /// Whether a VMM can have blocks split as soon as a slot logs writes (`KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE`); without
+    /// it a block is broken by the first write fault in it.
+    "eager_split" eager_split: EagerSplit, "eager split of blocks",
+    "arch/arm64/kvm/mmu.c (kvm_mmu_split_huge_pages); 2f440b72e852 (v6.5)" {
+        /// No (up to 6.4).
+        Absent = "absent",
+        /// Yes, off until asked for (6.5 and later).
+        Present = "present",
+    }
     /// Whether the kernel has `KVM_CAP_ARM_MTE`.
     "cap_arm_mte" cap_arm_mte: CapArmMte, "KVM_CAP_ARM_MTE",
     "arch/arm64/kvm/arm.c; 673638f434ee (v5.14), series v10" {

@@ -8,11 +8,11 @@
 
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
-    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
-    HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
-    RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
-    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, SyncPages, ThpSwap,
-    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
+    HugeZero, HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences,
+    PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure,
+    SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard,
+    SyncPages, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -67,6 +67,7 @@ profiles! {
         hugetlb_mte: HugetlbMte::Accidental,
         thp_zero_subpage: ThpZeroSubpage::Kept,
         fault_lock: FaultLock::Exclusive,
+        eager_split: EagerSplit::Absent,
         cap_arm_mte: CapArmMte::Present,
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
@@ -192,8 +193,9 @@ profiles! {
         host_sync: HostSync::Lock,
         copy_tags_length: CopyTagsLength::IntMax,
     }
-    "linux-6.5" linux_6_5 from linux_6_4, "do_swap_page restores tags before swap_free" {
+    "linux-6.5" linux_6_5 from linux_6_4, "do_swap_page restores tags before swap_free; blocks can be split eagerly" {
         restore_at: RestoreAt::BeforeFree,
+        eager_split: EagerSplit::Present,
     }
     "linux-6.6.0" linux_6_6_0 from linux_6_5, "6.6 as released: set_pte_at no longer restores tags" {
         restore_at: RestoreAt::BeforeFreeOnly,

@@ -1,5 +1,6 @@
 //! The host as its users see it: whole operations, judged by the ledger and by what recorded kernels answered.
 
+mod blocks;
 mod common;
 mod disk_file;
 mod founding_thread;
