@@ -373,6 +373,11 @@ impl Machine {
         }
     }
 
+    /// Fault injection (`failslab`): so many of the next allocations of a buffer for a page's tags fail.
+    pub fn fail_tag_saves(&mut self, count: u64) {
+        self.host.failing_tag_saves = count;
+    }
+
     /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.
     pub fn swapoff(&mut self) -> Result<(), Errno> {
         self.syscall(Op::Swapoff).map(drop)

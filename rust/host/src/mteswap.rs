@@ -1,7 +1,7 @@
 //! The saved-tag store: `mte_pages` of `arch/arm64/mm/mteswap.c`.
 //!
-//! **Models** an `XArray` keyed by swap entry whose values are 128-byte buffers (two tags a byte). **Leaves out** its
-//! allocation failing, and the tag compression that was posted but not merged.
+//! **Models** an `XArray` keyed by swap entry whose values are 128-byte buffers (two tags a byte). **Leaves out**
+//! the tag compression that was posted but not merged.
 //!
 //! **Keeps**: one buffer a slot at most; storing again replaces it.
 

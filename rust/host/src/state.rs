@@ -53,6 +53,8 @@ stats! {
     swap_ins,
     /// `mte_save_tags` that stored a buffer.
     tag_saves,
+    /// `mte_save_tags` that found no memory.
+    tag_save_failures,
     /// `mte_restore_tags` that wrote tags back.
     tag_restores,
     /// Pages whose tags were cleared (zeroing allocation, `mte_sync_tags`, `sanitise_mte_tags`).
@@ -96,6 +98,8 @@ pub struct Host {
     pub(crate) files: Vec<File>,
     pub(crate) swap: SwapDevice,
     pub(crate) mte_pages: MtePages,
+    /// How many of the next allocations of a buffer for tags fail.
+    pub(crate) failing_tag_saves: u64,
     pub(crate) vms: Vec<Kvm>,
     /// Pages in the order reclaim will look at them.
     pub(crate) lru: VecDeque<Pfn>,
@@ -159,6 +163,7 @@ impl Host {
             files: Vec::new(),
             swap: SwapDevice::new(config.swap_kind, config.swap),
             mte_pages: MtePages::default(),
+            failing_tag_saves: 0,
             vms: Vec::new(),
             lru: VecDeque::new(),
             resident: 0,
@@ -342,6 +347,7 @@ impl Host {
         )
             .hash(&mut sink);
         (&self.swap, &self.mte_pages, &self.vms, &self.lru, &self.ledger).hash(&mut sink);
+        self.failing_tag_saves.hash(&mut sink);
         *out = sink.0;
         let used: Vec<Pfn> = self.buddy.used().chain(self.zone_device.used()).collect();
         self.mem.encode(&used, out);

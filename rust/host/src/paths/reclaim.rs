@@ -3,7 +3,7 @@
 //! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous, shmem and disk file pages: `add_to_swap`, `try_to_unmap` of every mapping
 //! between notifier calls, `shmem_writepage`, `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`; a
 //! lazily freed page (`MADV_FREE`) that is still clean is discarded. **Leaves out** reference checks but for those of
-//! `MADV_PAGEOUT` (else the caller chose the page), and failure to save tags.
+//! `MADV_PAGEOUT` (else the caller chose the page).
 //!
 //! **Keeps**: a page is written only after its tags are saved, and dropped only when its slot is up to date.
 
@@ -265,7 +265,12 @@ fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::To("__remove_mapping")
 }
 
+/// K3: without its tags the page is not written. It is dirty still, and stays in the swap cache, where the next access
+/// finds it.
 fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if l.ret < 0 {
+        return unlock(host, l, Errno::Enomem);
+    }
     let (pfn, entry) = (locked_page(l), l.entry.expect("in the swap cache"));
     host.swap.write(entry, host.mem.data(pfn));
     host.set_flag(pfn, PageFlags::DIRTY, false);

@@ -11,5 +11,6 @@ mod memory;
 mod migrate;
 mod random;
 mod registers;
+mod save_failure;
 mod thp;
 mod userfault;
