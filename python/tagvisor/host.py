@@ -199,6 +199,20 @@ class Host:
         """
         self.machine.swapoff()
 
+    def fail_tag_saves(self, count: int, *, after: int = 0) -> None:
+        """Inject failures: the next allocations of a buffer for a page's tags find no memory.
+
+        What becomes of the page that was to be swapped out is knob ``K3``: every merged kernel
+        keeps it in memory, dirty, with its slot.
+
+        Args:
+            count: How many; 0 for no more.
+            after: How many succeed first.
+        """
+        self.machine.fail_tag_saves(
+            _check.integer("count", count, 0, _U64), _check.integer("after", after, 0, _U64)
+        )
+
     def set_memory_limit(self, pages: int) -> None:
         """Limit how many pages may be resident at once, as a memory control group does.
 

@@ -15,6 +15,7 @@ use crate::ids::{Actor, MmId};
 use crate::log::{Origin, StepLine};
 use crate::madvise::Advice;
 use crate::mm::{Backing, Mm, Prot, Pte};
+use crate::mteswap::FailingTagSaves;
 use crate::ops::{MapSpec, Op, OpResult, UserOp};
 use crate::page::PageFlags;
 use crate::policy::Policy;
@@ -373,9 +374,9 @@ impl Machine {
         }
     }
 
-    /// Fault injection (`failslab`): so many of the next allocations of a buffer for a page's tags fail.
-    pub fn fail_tag_saves(&mut self, count: u64) {
-        self.host.failing_tag_saves = count;
+    /// Fault injection (`failslab`): after so many allocations of a buffer for a page's tags, so many fail.
+    pub fn fail_tag_saves(&mut self, count: u64, after: u64) {
+        self.host.failing_tag_saves = FailingTagSaves { after, count };
     }
 
     /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.

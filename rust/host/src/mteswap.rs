@@ -15,6 +15,26 @@ use crate::swap::SwpEntry;
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct MtePages(BTreeMap<SwpEntry, PageTags>);
 
+/// Fault injection: so many allocations of a buffer succeed, then so many fail.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct FailingTagSaves {
+    pub(crate) after: u64,
+    pub(crate) count: u64,
+}
+
+impl FailingTagSaves {
+    /// Another allocation: does it fail?
+    pub(crate) fn next(&mut self) -> bool {
+        if self.count > 0 && self.after > 0 {
+            self.after -= 1;
+            return false;
+        }
+        let fails = self.count > 0;
+        self.count -= u64::from(fails);
+        fails
+    }
+}
+
 impl MtePages {
     pub(crate) fn load(&self, entry: SwpEntry) -> Option<&PageTags> {
         self.0.get(&entry)

@@ -19,7 +19,7 @@ use crate::kvm::Kvm;
 use crate::ledger::Ledger;
 use crate::log::{Key, Log, StepLine};
 use crate::mm::Mm;
-use crate::mteswap::MtePages;
+use crate::mteswap::{FailingTagSaves, MtePages};
 use crate::page::{Page, PageFlags, Pages};
 use crate::policy::{Policy, ZeroPage};
 use crate::swap::SwapDevice;
@@ -98,8 +98,8 @@ pub struct Host {
     pub(crate) files: Vec<File>,
     pub(crate) swap: SwapDevice,
     pub(crate) mte_pages: MtePages,
-    /// How many of the next allocations of a buffer for tags fail.
-    pub(crate) failing_tag_saves: u64,
+    /// Which of the next allocations of a buffer for tags fail.
+    pub(crate) failing_tag_saves: FailingTagSaves,
     pub(crate) vms: Vec<Kvm>,
     /// Pages in the order reclaim will look at them.
     pub(crate) lru: VecDeque<Pfn>,
@@ -163,7 +163,7 @@ impl Host {
             files: Vec::new(),
             swap: SwapDevice::new(config.swap_kind, config.swap),
             mte_pages: MtePages::default(),
-            failing_tag_saves: 0,
+            failing_tag_saves: FailingTagSaves::default(),
             vms: Vec::new(),
             lru: VecDeque::new(),
             resident: 0,

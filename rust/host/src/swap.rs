@@ -167,6 +167,15 @@ impl SwapDevice {
         self.writeok = on;
     }
 
+    /// Slots that can still be taken.
+    pub(crate) fn free_slots(&self) -> u64 {
+        if self.writeok {
+            u64::from(self.capacity) - self.used_slots()
+        } else {
+            0
+        }
+    }
+
     pub(crate) fn used_slots(&self) -> u64 {
         (self.slots.len() - self.freed.len()) as u64
     }

@@ -5,6 +5,7 @@
 
 mod kvm;
 mod mm;
+mod swap;
 
 pub(crate) use mm::map_spec;
 

@@ -290,6 +290,11 @@ impl Ledger {
         }
     }
 
+    /// The page is not written to its slot after all: nothing need be saved under it.
+    pub(crate) fn save_undone(&mut self, entry: SwpEntry) {
+        self.saved.remove(&entry);
+    }
+
     /// `mte_restore_tags` wrote the saved tags to the frame.
     pub(crate) fn restored(&mut self, entry: SwpEntry, pfn: Pfn) {
         if self.enabled {

@@ -268,10 +268,9 @@ fn page_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 /// `kmalloc` of the buffer. K3: without one the page stays; only a counterfactual writes it out all the same.
 fn mte_allocate_tag_storage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    if host.failing_tag_saves == 0 {
+    if !host.failing_tag_saves.next() {
         return Flow::Next;
     }
-    host.failing_tag_saves -= 1;
     host.stats.tag_save_failures += 1;
     let (pfn, entry) = (page_of(l), entry_of(l));
     note!(
