@@ -230,7 +230,7 @@ fn machines_the_explorer_cannot_judge_are_refused() {
     .unwrap();
     let actor = [Actor {
         name: "vmm".into(),
-        ops: vec![Op::Swapoff],
+        ops: vec![Op::Swapoff(0)],
     }];
     assert_eq!(
         explore(blind.host(), &actor, &[], 1, &mut |_| true),

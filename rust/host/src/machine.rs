@@ -15,7 +15,6 @@ use crate::ids::{Actor, MmId};
 use crate::log::{Origin, StepLine};
 use crate::madvise::Advice;
 use crate::mm::{Backing, Mm, Prot, Pte};
-use crate::mteswap::FailingTagSaves;
 use crate::ops::{MapSpec, Op, OpResult, UserOp};
 use crate::page::PageFlags;
 use crate::policy::Policy;
@@ -32,8 +31,10 @@ pub struct PagemapEntry {
     pub swap: bool,
     /// The frame.
     pub pfn: Option<Pfn>,
-    /// The swap entry.
+    /// The swap entry: its slot.
     pub entry: Option<u64>,
+    /// The swap entry: its device.
+    pub device: Option<u8>,
     /// `PG_mte_tagged` of the frame.
     pub mte_tagged: bool,
 }
@@ -311,6 +312,7 @@ impl Machine {
                     swap: false,
                     pfn: Some(pfn),
                     entry: None,
+                    device: None,
                     mte_tagged,
                 }
             }
@@ -319,13 +321,15 @@ impl Machine {
                 swap: true,
                 pfn: None,
                 entry: None,
+                device: None,
                 mte_tagged: false,
             },
             Some(Pte::Swap(entry)) => PagemapEntry {
                 present: false,
                 swap: true,
                 pfn: None,
-                entry: Some(entry.0.into()),
+                entry: Some(entry.offset.into()),
+                device: Some(entry.device),
                 mte_tagged: false,
             },
             None => PagemapEntry {
@@ -333,6 +337,7 @@ impl Machine {
                 swap: false,
                 pfn: None,
                 entry: None,
+                device: None,
                 mte_tagged: false,
             },
         }
@@ -372,16 +377,6 @@ impl Machine {
             OpResult::Value(merged) => merged,
             other => unreachable!("a scan answers how many pages, not {other:?}"),
         }
-    }
-
-    /// Fault injection (`failslab`): after so many allocations of a buffer for a page's tags, so many fail.
-    pub fn fail_tag_saves(&mut self, count: u64, after: u64) {
-        self.host.failing_tag_saves = FailingTagSaves { after, count };
-    }
-
-    /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.
-    pub fn swapoff(&mut self) -> Result<(), Errno> {
-        self.syscall(Op::Swapoff).map(drop)
     }
 
     /// Looks at everything and returns the first violation noticed so far.

@@ -49,8 +49,19 @@ impl MtePages {
     }
 
     /// `mte_invalidate_tags_area`: every key of the device; returns the keys.
-    pub(crate) fn erase_all(&mut self) -> Vec<SwpEntry> {
-        std::mem::take(&mut self.0).into_keys().collect()
+    pub(crate) fn erase_area(&mut self, device: u8) -> Vec<SwpEntry> {
+        let (first, last) = (
+            SwpEntry { device, offset: 0 },
+            SwpEntry {
+                device,
+                offset: u32::MAX,
+            },
+        );
+        let keys: Vec<SwpEntry> = self.0.range(first..=last).map(|(entry, _)| *entry).collect();
+        for entry in &keys {
+            self.0.remove(entry);
+        }
+        keys
     }
 
     pub(crate) fn contains(&self, entry: SwpEntry) -> bool {

@@ -183,8 +183,8 @@ pub enum Op {
         /// One tag a byte; shorter than 256 a page when the user buffer ends early.
         tags: Vec<u8>,
     },
-    /// `swapoff`.
-    Swapoff,
+    /// `swapoff` of a device.
+    Swapoff(u8),
     /// `UFFDIO_COPY` of a page.
     UffdCopy {
         /// The process it is for.
@@ -260,7 +260,7 @@ impl Op {
             | Self::UffdCopy { mm, .. }
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
-            Self::Swapoff | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
+            Self::Swapoff(_) | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
             Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
             Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,
             Self::KsmScan => Actor::Ksmd,

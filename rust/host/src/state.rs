@@ -21,8 +21,8 @@ use crate::log::{Key, Log, StepLine};
 use crate::mm::Mm;
 use crate::mteswap::{FailingTagSaves, MtePages};
 use crate::page::{Page, PageFlags, Pages};
-use crate::policy::{Policy, ZeroPage};
-use crate::swap::SwapDevice;
+use crate::policy::{Policy, SwapPriority, ZeroPage};
+use crate::swap::Swap;
 use crate::thp::Thp;
 use crate::verdict::Violation;
 
@@ -96,7 +96,7 @@ pub struct Host {
     pub(crate) mmio: Buddy,
     pub(crate) mms: Vec<Mm>,
     pub(crate) files: Vec<File>,
-    pub(crate) swap: SwapDevice,
+    pub(crate) swap: Swap,
     pub(crate) mte_pages: MtePages,
     /// Which of the next allocations of a buffer for tags fail.
     pub(crate) failing_tag_saves: FailingTagSaves,
@@ -161,7 +161,7 @@ impl Host {
             mmio: frames(mmio, config.mmio),
             mms: Vec::new(),
             files: Vec::new(),
-            swap: SwapDevice::new(config.swap_kind, config.swap),
+            swap: Swap::new(&config.areas(), config.policy.swap_priority == SwapPriority::Descending),
             mte_pages: MtePages::default(),
             failing_tag_saves: FailingTagSaves::default(),
             vms: Vec::new(),

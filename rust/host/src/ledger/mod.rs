@@ -168,10 +168,10 @@ impl Host {
             let wanted = self.ledger.has_saved(entry);
             if allocated && !present && wanted {
                 let summary = format!("mte_pages[{entry}] was erased while swap slot {entry} is still in use");
-                self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
+                self.report(Property::MetadataLife, entry.val(), summary, &[Key::Slot(entry)]);
             } else if !allocated && present {
                 let summary = format!("mte_pages[{entry}] is left over: swap slot {entry} is free");
-                self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
+                self.report(Property::MetadataLife, entry.val(), summary, &[Key::Slot(entry)]);
             }
         }
     }

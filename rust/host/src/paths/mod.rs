@@ -244,6 +244,6 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),
-        Op::Swapoff => (PathId::Swapoff, Locals::default()),
+        Op::Swapoff(_) => (PathId::Swapoff, Locals::default()),
     }
 }

@@ -313,7 +313,8 @@ fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         host.swap_write(pfn);
     }
     at_page(host, l, 0);
-    if l.pageout && !host.swap.is_synchronous() {
+    let synchronous = l.entry.is_some_and(|entry| host.swap.is_synchronous(entry));
+    if l.pageout && !synchronous {
         // The write is still under way when reclaim has passed: the page stays in the swap cache, clean.
         folio_unlock(host, l);
         return Flow::Return(0);

@@ -443,6 +443,14 @@ knobs! {
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
     }
+    /// The priority of a swap device that `swapon` was given none for: which of several is used first.
+    "swap_priority" swap_priority: SwapPriority, "default swap priority",
+    "mm/swapfile.c (enable_swap_info); DEF_SWAP_PRIO, v6.19" {
+        /// From -2 down, in the order in which they were turned on: the first is filled first (up to 6.18).
+        Descending = "descending",
+        /// -1 for all: they take turns (6.19 and later).
+        Equal = "equal",
+    }
     /// What initialises the tags of the huge zero folio, which a read of an untouched huge page's range maps.
     "huge_zero" huge_zero: HugeZero, "huge zero folio's tags",
     "mm/huge_memory.c; d82d09e48219 (v6.18-rc1), adfb6609c680 (v6.18-rc6)" {

@@ -11,8 +11,8 @@ use super::knobs::{
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
     HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt,
     RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
-    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
-    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard,
+    ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -71,6 +71,7 @@ profiles! {
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
+        swap_priority: SwapPriority::Descending,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
         hwpoison_signal: HwpoisonSignal::None,
@@ -239,6 +240,7 @@ profiles! {
     }
     "linux-7.0" linux_7_0 from linux_6_18, "MTE trapped at EL2 where a VM has none" {
         mte_off_trap: MteOffTrap::Trapped,
+        swap_priority: SwapPriority::Equal,
     }
     "linux-7.2" linux_7_2 from linux_7_0, "guest_memfd refused behind an MTE VM; KVM leaves the zero page alone" {
         sanitise: Sanitise::LockSkipZero,

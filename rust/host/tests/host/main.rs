@@ -12,5 +12,6 @@ mod migrate;
 mod random;
 mod registers;
 mod save_failure;
+mod swap_devices;
 mod thp;
 mod userfault;
