@@ -52,6 +52,7 @@ from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
 from tagvisor.process import Mapping, Page, Pagemap, Process
+from tagvisor.swap import SwapDevice
 from tagvisor.vcpu import Vcpu
 from tagvisor.verdict import Step, Violation
 from tagvisor.vm import Vm
@@ -82,6 +83,7 @@ __all__ = [
     "ScenarioError",
     "SizeError",
     "Step",
+    "SwapDevice",
     "TagvisorError",
     "TraceError",
     "UnknownKnobError",

@@ -221,9 +221,9 @@ def uffd_copy(page: Page, data: bytes) -> Op:
     return Op.uffd_copy(page.process.machine, page.process.mm, page.address, given)
 
 
-def swapoff(host: Host) -> Op:
-    """``swapoff``, as :meth:`tagvisor.Host.swapoff`."""
-    return Op.swapoff(host.machine)
+def swapoff(host: Host, device: int = 0) -> Op:
+    """``swapoff`` of a device, as :meth:`tagvisor.Host.swapoff`."""
+    return Op.swapoff(host.machine, _check.integer("device", device, 0, len(host.swaps()) - 1))
 
 
 def _granule(page: Page, granule: int) -> int:

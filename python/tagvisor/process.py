@@ -74,6 +74,8 @@ class Pagemap:
     """The swap entry's offset, when swapped."""
     mte_tagged: bool
     """``PG_mte_tagged`` of the frame."""
+    device: int | None
+    """The swap entry's type, when swapped: the number of the device."""
 
 
 class Process:

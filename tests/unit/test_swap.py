@@ -48,3 +48,56 @@ def test_a_count_of_failures_is_a_number() -> None:
         tv.Host().fail_tag_saves(-1)
     with pytest.raises(tv.ArgumentError, match="after"):
         tv.Host().fail_tag_saves(1, after=-1)
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.3"])
+def test_zram_and_a_disk_side_by_side(kernel: str) -> None:
+    host = tv.Host(
+        tv.linux(kernel), memory="1 MiB", swap=[("8 KiB", "zram", 10), ("1 MiB", "nvme", 5)]
+    )
+    ram = tagged(host, 3)
+    gone = [host.evict(ram.page(i)) for i in range(3)]
+
+    assert [entry.device for entry in gone] == [0, 0, 1]
+    assert [device.used for device in host.swaps()] == [2, 1]
+    host.swapoff(0)
+    assert [device.on for device in host.swaps()] == [False, True]
+    assert [ram.page(i).pagemap().present for i in range(3)] == [True, True, False]
+    assert [ram.page(i).ldg(0) for i in range(3)] == [1, 2, 3]
+    host.swapon(0)
+    assert host.evict(ram.page(0)).device == 0
+    host.check()
+
+
+@pytest.mark.parametrize(("kernel", "devices"), [("6.12", [0, 0]), ("7.3", [0, 1])])
+def test_without_priorities_newer_kernels_take_turns(kernel: str, devices: list[int]) -> None:
+    host = tv.Host(kernel, memory="1 MiB", swap=[("64 KiB", "zram"), ("64 KiB", "nvme")])
+    ram = tagged(host, 2)
+    assert [host.evict(ram.page(i)).device for i in range(2)] == devices
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        [("8 KiB", "floppy")],
+        [("0", "zram")],
+        [("8 KiB", "zram", -2)],
+        ["64 MiB"],
+        [("8 KiB", "zram")] * 24,
+        None,
+    ],
+)
+def test_what_is_no_swap_device_names_the_argument(swap: object) -> None:
+    with pytest.raises(tv.ArgumentError, match="swap"):
+        tv.Host(swap=swap)  # type: ignore[arg-type]
+
+
+def test_swapoff_of_what_is_not_on() -> None:
+    host = tv.Host(memory="1 MiB", swap="64 KiB")
+    with pytest.raises(tv.LinuxError, match="EBUSY"):
+        host.swapon(0)
+    host.swapoff()
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        host.swapoff(0)
+    with pytest.raises(tv.ArgumentError, match="device"):
+        host.swapoff(-1)

@@ -264,8 +264,9 @@ impl Op {
 
     /// `swapoff`.
     #[staticmethod]
-    fn swapoff(machine: &Machine) -> Self {
-        Self::new(machine, "swapoff".to_owned(), tagvisor_host::Op::Swapoff)
+    fn swapoff(machine: &Machine, device: u8) -> Self {
+        let text = format!("swapoff of device {device}");
+        Self::new(machine, text, tagvisor_host::Op::Swapoff(device))
     }
 
     fn __repr__(&self) -> String {

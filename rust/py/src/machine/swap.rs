@@ -1,8 +1,23 @@
 //! Swap, and what else keeps tags outside memory: the machine's methods.
 
 use pyo3::prelude::*;
+use tagvisor_host::{SwapArea, SwapKind, SwapStat};
 
-use super::Machine;
+use super::{Machine, unknown};
+use crate::errors::Refusal;
+
+/// Kind, slots, slots in use, priority, on.
+type SwapLine = (&'static str, u64, u64, i16, bool);
+
+/// A swap area from its size, kind and priority.
+pub(super) fn area((bytes, kind, priority): (u64, String, Option<i16>)) -> PyResult<SwapArea> {
+    let kind = match kind.as_str() {
+        "nvme" => SwapKind::Nvme,
+        "zram" => SwapKind::Zram,
+        other => return Err(unknown("swap", other, "'nvme' or 'zram'")),
+    };
+    Ok(SwapArea { bytes, kind, priority })
+}
 
 #[pymethods]
 impl Machine {
@@ -12,5 +27,34 @@ impl Machine {
             machine.fail_tag_saves(count, after);
             Ok(())
         })
+    }
+
+    /// `swapoff` of all devices.
+    fn swapoff(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |machine| machine.swapoff().map_err(Refusal::of("swapoff")))
+    }
+
+    /// `swapoff` of one device.
+    fn swapoff_device(&self, py: Python<'_>, device: u8) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine.swapoff_device(device).map_err(Refusal::of("swapoff"))
+        })
+    }
+
+    /// `swapon` of a device that was turned off.
+    fn swapon(&self, py: Python<'_>, device: u8) -> PyResult<()> {
+        self.with(py, |machine| machine.swapon(device).map_err(Refusal::of("swapon")))
+    }
+
+    /// `/proc/swaps`.
+    fn swaps(&self, py: Python<'_>) -> PyResult<Vec<SwapLine>> {
+        let line = |area: SwapStat| {
+            let kind = match area.kind {
+                SwapKind::Nvme => "nvme",
+                SwapKind::Zram => "zram",
+            };
+            (kind, area.slots, area.used, area.priority, area.on)
+        };
+        self.with(py, |machine| Ok(machine.swaps().into_iter().map(line).collect()))
     }
 }
