@@ -25,6 +25,8 @@ pub struct Config {
     pub swap_kind: SwapKind,
     /// Several swap areas, in the order of `swapon`, in place of the one that `swap` and `swap_kind` tell of.
     pub swap_areas: Vec<SwapArea>,
+    /// Size of the zswap pool, counted before compression; 0 for no zswap.
+    pub zswap: u64,
     /// Judge every step.
     pub ledger: bool,
     /// Write the steps down in words.
@@ -47,6 +49,7 @@ impl Default for Config {
             swap: 64 << 20,
             swap_kind: SwapKind::Nvme,
             swap_areas: Vec::new(),
+            zswap: 0,
             ledger: true,
             log: true,
             tlb_bits: 0,
@@ -98,6 +101,7 @@ impl Config {
             ("zone_device", self.zone_device, 0, MAX_REGION),
             ("mmio", self.mmio, 0, MAX_REGION),
             ("swap", self.swap, 0, MAX_SWAP),
+            ("zswap", self.zswap, 0, MAX_REGION),
         ];
         let areas = self
             .swap_areas

@@ -83,6 +83,7 @@ const fn is_event(path: PathId) -> bool {
             | PathId::CopyTagsFrom
             | PathId::CopyTagsTo
             | PathId::Swapoff
+            | PathId::ZswapShrink
             | PathId::GmemAbort
             | PathId::UffdioCopy
     )

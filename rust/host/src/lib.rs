@@ -43,6 +43,7 @@ mod swapon;
 mod task;
 mod thp;
 mod verdict;
+mod zswap;
 
 pub use checked::Checked;
 pub use config::{Config, ConfigError};

@@ -84,6 +84,7 @@ impl Machine {
         let result = std::mem::replace(&mut self.task.io.result, OpResult::None);
         self.host.ledger_quiesce();
         self.enforce_limit();
+        self.zswap_shrink_worker();
         result
     }
 

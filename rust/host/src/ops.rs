@@ -185,6 +185,8 @@ pub enum Op {
     },
     /// `swapoff` of a device.
     Swapoff(u8),
+    /// zswap writes so many of its oldest pages back.
+    ZswapShrink(u64),
     /// `UFFDIO_COPY` of a page.
     UffdCopy {
         /// The process it is for.
@@ -262,7 +264,7 @@ impl Op {
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
             Self::Swapoff(_) | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
             Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
-            Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,
+            Self::Evict(..) | Self::Shrink(_) | Self::ZswapShrink(_) => Actor::Reclaim,
             Self::KsmScan => Actor::Ksmd,
         }
     }

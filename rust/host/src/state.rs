@@ -25,6 +25,7 @@ use crate::policy::{Policy, SwapPriority, ZeroPage};
 use crate::swap::Swap;
 use crate::thp::Thp;
 use crate::verdict::Violation;
+use crate::zswap::Zswap;
 
 /// Where RAM starts, as on QEMU's and most boards' memory maps.
 const RAM_BASE: u64 = 0x4000_0000;
@@ -49,8 +50,16 @@ stats! {
     stage2_retries,
     /// Pages written to swap.
     swap_outs,
+    /// Of those, pages of zeros that only set a bit (`swpout_zero`).
+    swap_outs_zero,
+    /// Of those, pages that zswap took (`zswpout`).
+    swap_outs_zswap,
     /// Pages read from swap.
     swap_ins,
+    /// Of those, pages that zswap had (`zswpin`).
+    swap_ins_zswap,
+    /// Pages that zswap has written back to their devices (`zswpwb`).
+    zswap_writebacks,
     /// `mte_save_tags` that stored a buffer.
     tag_saves,
     /// `mte_save_tags` that found no memory.
@@ -69,6 +78,8 @@ stats! {
     saved_tag_bytes_peak,
     /// Swap slots in use now.
     swap_slots_used,
+    /// Pages in zswap now.
+    zswap_pages,
     /// Anonymous pages resident now.
     resident_pages,
     /// Frames never used or free now.
@@ -97,6 +108,7 @@ pub struct Host {
     pub(crate) mms: Vec<Mm>,
     pub(crate) files: Vec<File>,
     pub(crate) swap: Swap,
+    pub(crate) zswap: Zswap,
     pub(crate) mte_pages: MtePages,
     /// Which of the next allocations of a buffer for tags fail.
     pub(crate) failing_tag_saves: FailingTagSaves,
@@ -162,6 +174,7 @@ impl Host {
             mms: Vec::new(),
             files: Vec::new(),
             swap: Swap::new(&config.areas(), config.policy.swap_priority == SwapPriority::Descending),
+            zswap: Zswap::new(config.zswap / PAGE_SIZE),
             mte_pages: MtePages::default(),
             failing_tag_saves: FailingTagSaves::default(),
             vms: Vec::new(),
@@ -292,6 +305,7 @@ impl Host {
             saved_tag_pages: self.mte_pages.len(),
             saved_tag_bytes: self.mte_pages.bytes(),
             swap_slots_used: self.swap.used_slots(),
+            zswap_pages: self.zswap.pages(),
             resident_pages: self.resident,
             free_pages: self.buddy.free_pages(),
             ..self.stats
@@ -347,7 +361,7 @@ impl Host {
         )
             .hash(&mut sink);
         (&self.swap, &self.mte_pages, &self.vms, &self.lru, &self.ledger).hash(&mut sink);
-        self.failing_tag_saves.hash(&mut sink);
+        (self.failing_tag_saves, &self.zswap).hash(&mut sink);
         *out = sink.0;
         let used: Vec<Pfn> = self.buddy.used().chain(self.zone_device.used()).collect();
         self.mem.encode(&used, out);

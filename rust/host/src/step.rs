@@ -139,6 +139,7 @@ pub(crate) enum PathId {
     CopyTagsTo,
     Swapoff,
     UffdioCopy,
+    ZswapShrink,
 }
 
 /// What a step says comes next.

@@ -229,6 +229,11 @@ impl Swap {
         found.filter(|(entry, _)| entry.device == device)
     }
 
+    /// `SWAP_HAS_CACHE`: bound to a page, or being swapped in.
+    pub(crate) fn is_cached(&self, entry: SwpEntry) -> bool {
+        self.slot_of(entry).is_some_and(|s| s.has_cache)
+    }
+
     /// `delete_from_swap_cache`; true if that was the slot's last user.
     pub(crate) fn delete_from_swap_cache(&mut self, entry: SwpEntry) -> bool {
         self.cache.remove(&entry);

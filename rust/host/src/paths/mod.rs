@@ -34,6 +34,7 @@ mod userfault;
 mod watched;
 mod young;
 mod zap;
+mod zswap;
 
 use tagvisor_arch::{PAGE_SIZE, Va};
 
@@ -161,6 +162,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         },
         PathId::Swapoff => &swapoff::SWAPOFF,
         PathId::UffdioCopy => &userfault::UFFDIO_COPY,
+        PathId::ZswapShrink => &zswap::SHRINK_WORKER,
     }
 }
 
@@ -244,6 +246,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),
+        Op::ZswapShrink(_) => (PathId::ZswapShrink, Locals::default()),
         Op::Swapoff(_) => (PathId::Swapoff, Locals::default()),
     }
 }

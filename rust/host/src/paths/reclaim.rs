@@ -20,7 +20,7 @@ use crate::mm::Pte;
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::{notifier, split};
-use crate::policy::{PageoutReferences, SaveFailure, ThpSwap};
+use crate::policy::{PageoutReferences, SaveFailure, ThpSwap, Zeromap, ZswapLarge};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::swap::SwpEntry;
@@ -309,12 +309,9 @@ fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         l.index += 1;
         return Flow::To("arch_prepare_to_swap");
     }
-    for pfn in folio.map(Pfn) {
-        host.swap_write(pfn);
-    }
+    let under_way = host.swap_write(folio);
     at_page(host, l, 0);
-    let synchronous = l.entry.is_some_and(|entry| host.swap.is_synchronous(entry));
-    if l.pageout && !synchronous {
+    if l.pageout && under_way {
         // The write is still under way when reclaim has passed: the page stays in the swap cache, clean.
         folio_unlock(host, l);
         return Flow::Return(0);
@@ -419,18 +416,39 @@ impl Host {
         );
     }
 
-    /// The data of a page are written to its slot.
-    fn swap_write(&mut self, pfn: Pfn) {
-        let entry = self.page(pfn).swap.expect("in the swap cache");
-        self.swap.write(entry, self.mem.data(pfn));
-        self.set_flag(pfn, PageFlags::DIRTY, false);
-        self.stats.swap_outs += 1;
-        note!(
-            self,
-            [Key::Frame(pfn), Key::Slot(entry)],
-            "data of pfn {:#x} written to slot {entry}",
-            pfn.0
-        );
+    /// The data of a folio, whose tags are saved, go where they belong; true if a device still works on it. Pages of zeros
+    /// need no place (the zeromap), and zswap is asked before the device.
+    fn swap_write(&mut self, folio: Range<u64>) -> bool {
+        let pages = folio.end - folio.start;
+        let zero = self.policy.zeromap == Zeromap::Bit && folio.clone().all(|pfn| self.mem.page_is_zero(Pfn(pfn)));
+        let may = pages == 1 || self.policy.zswap_large == ZswapLarge::Stored;
+        let zswap = !zero && may && self.zswap.accepts(pages);
+        let mut under_way = false;
+        for pfn in folio.map(Pfn) {
+            let entry = self.page(pfn).swap.expect("in the swap cache");
+            self.swap.write(entry, self.mem.data(pfn));
+            self.set_flag(pfn, PageFlags::DIRTY, false);
+            self.zswap.invalidate(entry);
+            self.stats.swap_outs += 1;
+            self.stats.swap_outs_zero += u64::from(zero);
+            self.stats.swap_outs_zswap += u64::from(zswap);
+            if zswap {
+                self.zswap.store(entry);
+            }
+            under_way |= !zero && !zswap && !self.swap.is_synchronous(entry);
+            let what = match (zero, zswap) {
+                (true, _) => "are zeros: nothing is written to",
+                (false, true) => "compressed by zswap in place of",
+                (false, false) => "written to",
+            };
+            note!(
+                self,
+                [Key::Frame(pfn), Key::Slot(entry)],
+                "data of pfn {:#x} {what} slot {entry}",
+                pfn.0
+            );
+        }
+        under_way
     }
 
     /// `folio_alloc_swap` and `add_to_swap_cache`.

@@ -181,6 +181,10 @@ fn folio_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return put_and_retry(host, l);
     }
     host.set_flag(pfn, PageFlags::LOCKED, true);
+    if host.page(pfn).mapping == PageMapping::None {
+        // zswap brought it to write it back: it belongs to nobody yet.
+        host.page_mut(pfn).mapping = PageMapping::Anon(l.va.page());
+    }
     note!(
         host,
         [Key::Frame(pfn), Key::page(l.mm, l.va)],

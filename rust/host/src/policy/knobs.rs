@@ -443,6 +443,31 @@ knobs! {
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
     }
+    /// What swap-out does with a page of zeros: its tags are saved in any case, before this is looked at.
+    "zeromap" zeromap: Zeromap, "page of zeros swapped out",
+    "mm/page_io.c (swap_writepage); 0ca0c24e3211 (v6.12)" {
+        /// Written like any other (up to 6.11).
+        Written = "written",
+        /// A bit of the slot is set and nothing is written, so that the page can go at once (6.12 and later).
+        Bit = "bit",
+    }
+    /// Whether zswap drops its copy when a page is read into the swap cache. The page is dirty then: it is written, and its
+    /// tags are saved, anew.
+    "zswap_load" zswap_load: ZswapLoad, "zswap's copy after a swap-in",
+    "mm/zswap.c (zswap_load); b9c91c43412f (v6.5, off by default), 25cd241408a2 (v6.9)" {
+        /// It is kept until the slot is freed (up to 6.8).
+        Kept = "kept",
+        /// It goes, the page is made dirty (6.9 and later).
+        Exclusive = "exclusive",
+    }
+    /// Whether zswap takes a large folio.
+    "zswap_large" zswap_large: ZswapLarge, "large folios in zswap",
+    "mm/zswap.c (zswap_store); b7c0ccdfbafd (v6.13)" {
+        /// No: they go to the device (up to 6.12).
+        Rejected = "rejected",
+        /// Yes, page by page (6.13 and later).
+        Stored = "stored",
+    }
     /// The priority of a swap device that `swapon` was given none for: which of several is used first.
     "swap_priority" swap_priority: SwapPriority, "default swap priority",
     "mm/swapfile.c (enable_swap_info); DEF_SWAP_PRIO, v6.19" {

@@ -12,7 +12,7 @@ use super::knobs::{
     HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt,
     RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
     SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard,
-    ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
 };
 use super::{Policy, Profile};
 
@@ -72,6 +72,9 @@ profiles! {
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
         swap_priority: SwapPriority::Descending,
+        zeromap: Zeromap::Written,
+        zswap_load: ZswapLoad::Kept,
+        zswap_large: ZswapLarge::Rejected,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
         hwpoison_signal: HwpoisonSignal::None,
@@ -208,12 +211,14 @@ profiles! {
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {
         save_failure: SaveFailure::RedirtyUndo,
+        zswap_load: ZswapLoad::Exclusive,
         pageout_references: PageoutReferences::Ignored,
         thp_swap: ThpSwap::Whole,
         change_pte: ChangePte::None,
     }
     "linux-6.12.0" linux_6_12_0 from linux_6_10, "6.12 as released: COPY_TAGS refuses while logging; tagged zero pages lost in a split" {
         swap_in_write: SwapInWrite::Vma,
+        zeromap: Zeromap::Bit,
         async_report: AsyncReport::KernelEntry,
         copy_tags_logging: CopyTagsLogging::Busy,
         copy_tags_offline: CopyTagsOffline::Fault,
@@ -229,6 +234,7 @@ profiles! {
     }
     "linux-6.13" linux_6_13 from linux_6_12_0, "PROT_MTE on hugetlb" {
         hugetlb_mte: HugetlbMte::Supported,
+        zswap_large: ZswapLarge::Stored,
     }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,
