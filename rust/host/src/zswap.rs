@@ -8,7 +8,7 @@
 //!
 //! **Keeps**: an entry is in the pool at most once, and only while its slot is allocated.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 use crate::machine::Machine;
 use crate::ops::Op;
@@ -22,7 +22,10 @@ const ACCEPT_THRESHOLD_PERCENT: u64 = 90;
 pub(crate) struct Zswap {
     /// Pages it may hold; 0 when zswap is off.
     limit: u64,
-    lru: VecDeque<SwpEntry>,
+    /// When each was stored, and what was stored when.
+    stored: BTreeMap<SwpEntry, u64>,
+    lru: BTreeMap<u64, SwpEntry>,
+    next: u64,
     /// `zswap_pool_reached_full`: nothing is accepted until it has shrunk.
     reached_full: bool,
 }
@@ -53,32 +56,37 @@ impl Zswap {
     }
 
     pub(crate) fn has(&self, entry: SwpEntry) -> bool {
-        self.lru.contains(&entry)
+        self.stored.contains_key(&entry)
     }
 
     pub(crate) fn store(&mut self, entry: SwpEntry) {
-        self.lru.push_back(entry);
+        self.invalidate(entry);
+        self.stored.insert(entry, self.next);
+        self.lru.insert(self.next, entry);
+        self.next += 1;
     }
 
     /// `zswap_invalidate`.
     pub(crate) fn invalidate(&mut self, entry: SwpEntry) {
-        self.lru.retain(|stored| *stored != entry);
+        if let Some(when) = self.stored.remove(&entry) {
+            self.lru.remove(&when);
+        }
     }
 
     /// The entry that is written back next.
     pub(crate) fn oldest(&self) -> Option<SwpEntry> {
-        self.lru.front().copied()
+        self.lru.first_key_value().map(|(_, entry)| *entry)
     }
 
     /// The page is in the swap cache, so in use: its turn comes later.
     pub(crate) fn rotate(&mut self) {
-        if !self.lru.is_empty() {
-            self.lru.rotate_left(1);
+        if let Some(entry) = self.oldest() {
+            self.store(entry);
         }
     }
 
     pub(crate) fn pages(&self) -> u64 {
-        self.lru.len() as u64
+        self.stored.len() as u64
     }
 }
 

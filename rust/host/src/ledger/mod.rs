@@ -215,6 +215,14 @@ impl Host {
             },
             Home::File(file, index) => self.file(file).cache.get(&index).copied(),
         };
+        // Where the swap cache has the page, and the page its tags, that is where the next fault finds them.
+        let place = place.map(|place| match place {
+            Cached::Swap(entry) => match self.swap.lookup(entry) {
+                Some(pfn) if self.has_flag(pfn, PageFlags::MTE_TAGGED) => Cached::Page(pfn),
+                _ => place,
+            },
+            Cached::Page(_) => place,
+        });
         Some(match place {
             Some(Cached::Page(pfn)) if self.mem.has_tags(pfn) => {
                 let flagged = self.has_flag(pfn, PageFlags::MTE_TAGGED);

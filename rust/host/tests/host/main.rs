@@ -15,3 +15,4 @@ mod save_failure;
 mod swap_devices;
 mod thp;
 mod userfault;
+mod zswap;

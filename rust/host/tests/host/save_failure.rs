@@ -24,6 +24,7 @@ fn a_page_whose_tags_cannot_be_saved_stays_in_memory() {
             assert!(entry.swap, "{profile}: unmapped, and in the swap cache");
             assert_eq!((g.machine.stats().swap_outs, g.machine.stats().tag_saves), (0, 0));
             assert!(g.machine.stats().tag_save_failures > 0);
+            assert_eq!(g.machine.check(), Ok(()), "the swap cache has it");
             assert_eq!(g.ldg(IPA), Ok(5));
             assert_eq!(g.machine.stats().swap_ins, 0, "{profile} {kind:?}: it never left");
 
