@@ -36,6 +36,8 @@ class Host:
             ``[("64 MiB", "zram", 10), ("1 GiB", "nvme", 5)]``: size, kind and, if it shall have
             one, priority; the highest is filled first.
         swap_kind: ``"nvme"`` or ``"zram"``, when ``swap`` is one size.
+        zswap: Size of the pool of compressed pages in front of the devices, counted before
+            compression; 0 for no zswap.
         ledger: Judge every step. Off, nothing changes but that no violation is found.
         log: Keep the numbered steps that a violation comes with.
         tlb_bits: Each vCPU has a TLB of ``2**tlb_bits`` entries; 0 for none, so that each access
@@ -66,6 +68,7 @@ class Host:
         mmio: int | str = 0,
         swap: SwapSpec = "64 MiB",
         swap_kind: SwapKind = "nvme",
+        zswap: int | str = 0,
         ledger: bool = True,
         log: bool = True,
         tlb_bits: int = 0,
@@ -84,6 +87,7 @@ class Host:
             zone_device=_check.size("zone_device", zone_device, zero=True),
             mmio=_check.size("mmio", mmio, zero=True),
             swap=areas(swap, swap_kind),
+            zswap=_check.size("zswap", zswap, zero=True),
             ledger=_check.flag("ledger", ledger),
             log=_check.flag("log", log),
             tlb_bits=_check.integer("tlb_bits", tlb_bits, 0, 64),
@@ -211,6 +215,19 @@ class Host:
             LinuxError: ``EBUSY``, it is on; ``EINVAL``, there is none.
         """
         self.machine.swapon(_check.integer("device", device, 0, 255))
+
+    def zswap_shrink(self, pages: int) -> int:
+        """Zswap writes its oldest pages back to their devices; their saved tags stay as they are.
+
+        It does so by itself when the pool is full.
+
+        Args:
+            pages: How many to look at; one that is in the swap cache is left alone.
+
+        Returns:
+            How many were written.
+        """
+        return self.machine.zswap_shrink(_check.integer("pages", pages, 0, 1 << 40))
 
     def swaps(self) -> list[SwapDevice]:
         """``/proc/swaps``: the swap devices, in the order of their numbers."""

@@ -101,3 +101,41 @@ def test_swapoff_of_what_is_not_on() -> None:
         host.swapoff(0)
     with pytest.raises(tv.ArgumentError, match="device"):
         host.swapoff(-1)
+
+
+@pytest.mark.parametrize(("kernel", "zero"), [("6.1", 0), ("6.12", 1)])
+def test_a_page_of_zeros_saves_its_tags_all_the_same(kernel: str, zero: int) -> None:
+    host = tv.Host(kernel, memory="1 MiB")
+    ram = tagged(host)
+    host.evict(ram.page(0))
+    stats = host.stats()
+    assert (stats["swap_outs_zero"], stats["tag_saves"]) == (zero, 1)
+    assert ram.page(0).ldg(0) == 1
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.3"])
+def test_zswap_writes_back_data_and_leaves_tags(kernel: str) -> None:
+    host = tv.Host(kernel, memory="1 MiB", swap="1 MiB", zswap="64 KiB")
+    ram = tagged(host, 15)
+    for i in range(15):
+        ram.page(i).store(100 + i, offset=16)
+        host.evict(ram.page(i))
+    assert host.stats()["zswap_pages"] == 15
+    assert host.zswap_shrink(5) == 5
+    assert host.stats()["saved_tag_pages"] == 15
+    assert [ram.page(i).ldg(0) for i in range(15)] == list(range(1, 16))
+    assert [ram.page(i).load(offset=16) for i in range(15)] == list(range(100, 115))
+    host.check()
+
+
+def test_zswap_writeback_beside_a_fault() -> None:
+    host = tv.Host("6.12", memory="1 MiB", swap="64 KiB", zswap="64 KiB", log=False)
+    ram = tagged(host)
+    ram.page(0).store(7, offset=16)
+    host.evict(ram.page(0))
+    found = tv.explore(
+        host,
+        {"app": [tv.ops.user_ldg(ram.page(0), 0)], "zswap": [tv.ops.zswap_shrink(host)]},
+    )
+    assert found.complete
+    assert found.violation is None

@@ -65,7 +65,7 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (policy_name, policy_values, *, memory, zone_device, mmio, swap, ledger, log, tlb_bits, seed, init_on_free))]
+    #[pyo3(signature = (policy_name, policy_values, *, memory, zone_device, mmio, swap, zswap, ledger, log, tlb_bits, seed, init_on_free))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // the fields of `Config`, by keyword
     fn new(
         py: Python<'_>,
@@ -75,6 +75,7 @@ impl Machine {
         zone_device: u64,
         mmio: u64,
         swap: Vec<(u64, String, Option<i16>)>,
+        zswap: u64,
         ledger: bool,
         log: bool,
         tlb_bits: u32,
@@ -93,6 +94,7 @@ impl Machine {
                 swap: 0,
                 swap_kind: SwapKind::Nvme,
                 swap_areas,
+                zswap,
                 ledger,
                 log,
                 tlb_bits,

@@ -269,6 +269,13 @@ impl Op {
         Self::new(machine, text, tagvisor_host::Op::Swapoff(device))
     }
 
+    /// zswap's writeback of so many pages.
+    #[staticmethod]
+    fn zswap_shrink(machine: &Machine, pages: u64) -> Self {
+        let text = format!("zswap writes {pages} pages back");
+        Self::new(machine, text, tagvisor_host::Op::ZswapShrink(pages))
+    }
+
     fn __repr__(&self) -> String {
         format!("<Op {}>", self.text)
     }

@@ -46,6 +46,11 @@ impl Machine {
         self.with(py, |machine| machine.swapon(device).map_err(Refusal::of("swapon")))
     }
 
+    /// zswap writes so many of its oldest pages back; how many were.
+    fn zswap_shrink(&self, py: Python<'_>, pages: u64) -> PyResult<u64> {
+        self.with(py, |machine| Ok(machine.zswap_shrink(pages)))
+    }
+
     /// `/proc/swaps`.
     fn swaps(&self, py: Python<'_>) -> PyResult<Vec<SwapLine>> {
         let line = |area: SwapStat| {
