@@ -16,9 +16,11 @@
 mod buddy;
 mod checked;
 mod config;
+mod core_dump;
 mod decide;
 mod errno;
 mod file;
+mod hibernate;
 mod hits;
 mod hugetlb;
 mod ids;
@@ -47,6 +49,7 @@ mod zswap;
 
 pub use checked::Checked;
 pub use config::{Config, ConfigError};
+pub use core_dump::TagSegment;
 pub use decide::Decider;
 pub use errno::{Errno, Signal};
 pub use file::{FileId, FileKind};

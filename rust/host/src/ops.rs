@@ -185,6 +185,8 @@ pub enum Op {
     },
     /// `swapoff` of a device.
     Swapoff(u8),
+    /// The tags of a range of pages are written to a core dump.
+    DumpTagRange(MmId, Va, u64),
     /// zswap writes so many of its oldest pages back.
     ZswapShrink(u64),
     /// `UFFDIO_COPY` of a page.
@@ -263,7 +265,7 @@ impl Op {
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
             Self::Swapoff(_) | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
-            Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
+            Self::PeekTags { .. } | Self::PokeTags { .. } | Self::DumpTagRange(..) => Actor::Debugger,
             Self::Evict(..) | Self::Shrink(_) | Self::ZswapShrink(_) => Actor::Reclaim,
             Self::KsmScan => Actor::Ksmd,
         }

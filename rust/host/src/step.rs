@@ -140,6 +140,7 @@ pub(crate) enum PathId {
     Swapoff,
     UffdioCopy,
     ZswapShrink,
+    DumpTagRange,
 }
 
 /// What a step says comes next.

@@ -282,6 +282,11 @@ impl Ledger {
         }
     }
 
+    /// What lies in the frame is nobody's: memory was without power.
+    pub(crate) fn tags_gone(&mut self, pfn: Pfn) {
+        self.frames.remove(&pfn);
+    }
+
     /// `mte_save_tags` stored the frame's tags under the entry.
     pub(crate) fn saved(&mut self, entry: SwpEntry, pfn: Pfn) {
         if self.enabled {

@@ -5,6 +5,7 @@
 mod change_pte;
 mod copy;
 mod copy_tags;
+mod core_dump;
 mod fault;
 mod file_fault;
 mod fork;
@@ -162,6 +163,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         },
         PathId::Swapoff => &swapoff::SWAPOFF,
         PathId::UffdioCopy => &userfault::UFFDIO_COPY,
+        PathId::DumpTagRange => &core_dump::MTE_DUMP_TAG_RANGE,
         PathId::ZswapShrink => &zswap::SHRINK_WORKER,
     }
 }
@@ -246,6 +248,7 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),
+        Op::DumpTagRange(mm, va, pages) => (PathId::DumpTagRange, range(mm, va, pages)),
         Op::ZswapShrink(_) => (PathId::ZswapShrink, Locals::default()),
         Op::Swapoff(_) => (PathId::Swapoff, Locals::default()),
     }

@@ -443,6 +443,16 @@ knobs! {
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
     }
+    /// Of what a core dump has tags (`PT_AARCH64_MEMTAG_MTE`).
+    "core_dump_tags" core_dump_tags: CoreDumpTags, "tags in a core dump",
+    "arch/arm64/kernel/elfcore.c; 6dd8b1a0b6cb (v5.18), 4f4c549feb4e (v6.2-rc4; 6.1)" {
+        /// Of nothing (up to 5.17).
+        None = "none",
+        /// Of every page of a `VM_MTE` mapping (5.18 to 6.1 as released).
+        WholeVma = "whole-vma",
+        /// Of the part of it whose data are dumped too (6.2 and later).
+        DumpedPart = "dumped-part",
+    }
     /// What swap-out does with a page of zeros: its tags are saved in any case, before this is looked at.
     "zeromap" zeromap: Zeromap, "page of zeros swapped out",
     "mm/page_io.c (swap_writepage); 0ca0c24e3211 (v6.12)" {

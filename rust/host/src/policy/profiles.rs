@@ -8,9 +8,9 @@
 
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
-    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, FaultLock, FaultSnapshot, GuestMemfd, HostSync, HugeZero,
-    HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt,
-    RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
+    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, CoreDumpTags, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
+    HugeZero, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
+    RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
     SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard,
     ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
 };
@@ -72,6 +72,7 @@ profiles! {
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
         swap_priority: SwapPriority::Descending,
+        core_dump_tags: CoreDumpTags::None,
         zeromap: Zeromap::Written,
         zswap_load: ZswapLoad::Kept,
         zswap_large: ZswapLarge::Rejected,
@@ -144,6 +145,7 @@ profiles! {
     "linux-5.18" linux_5_18 from linux_5_16, "do_swap_page frees the slot before set_pte_at restores its tags" {
         restore_at: RestoreAt::AfterFree,
         pte_barrier: PteBarrier::Wmb,
+        core_dump_tags: CoreDumpTags::WholeVma,
     }
     "linux-5.19" linux_5_19 from linux_5_18, "as 5.18" {
     }
@@ -157,6 +159,7 @@ profiles! {
     }
     "linux-6.1.18" linux_6_1_18 from linux_6_1_0, "backport of e059853d14ca: tags before the flag, flag also without tags" {
         host_sync: HostSync::ClearFirstAlways,
+        core_dump_tags: CoreDumpTags::DumpedPart,
         copy_flag: CopyFlag::After,
     }
     "linux-6.1.27" linux_6_1_27 from linux_6_1_18, "mmu_seq sampled under mmap_lock" {
@@ -177,6 +180,7 @@ profiles! {
     }
     "linux-6.2" linux_6_2 from linux_6_1_0, "PG_mte_lock; MAP_SHARED guests; VM_MTE_ALLOWED, read too late" {
         host_sync: HostSync::LockAlways,
+        core_dump_tags: CoreDumpTags::DumpedPart,
         copy_flag: CopyFlag::AfterLock,
         copy_to_flagged: CopyToFlagged::Warn,
         sanitise: Sanitise::Lock,
