@@ -1,6 +1,7 @@
 //! The host as its users see it: whole operations, judged by the ledger and by what recorded kernels answered.
 
 mod common;
+mod core_dump;
 mod disk_file;
 mod founding_thread;
 mod guest_memfd;
