@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from tagvisor import migration, ops
 from tagvisor._native import __version__, build_info
+from tagvisor.core_dump import TagSegment
 from tagvisor.errors import (
     ArgumentError,
     GuestException,
@@ -84,6 +85,7 @@ __all__ = [
     "SizeError",
     "Step",
     "SwapDevice",
+    "TagSegment",
     "TagvisorError",
     "TraceError",
     "UnknownKnobError",

@@ -247,6 +247,18 @@ class Host:
             _check.integer("count", count, 0, _U64), _check.integer("after", after, 0, _U64)
         )
 
+    def hibernate(self) -> int:
+        """Suspend to disk, and resume: memory loses its tags and gets back those that were saved.
+
+        Returns:
+            How many pages had their tags saved.
+
+        Raises:
+            LinuxError: ``ENODEV``, no swap device is on; ``ENOMEM``, no memory for the tags
+                (:meth:`fail_tag_saves`), and nothing has happened.
+        """
+        return self.machine.hibernate()
+
     def set_memory_limit(self, pages: int) -> None:
         """Limit how many pages may be resident at once, as a memory control group does.
 

@@ -1,11 +1,14 @@
 //! Swap, and what else keeps tags outside memory: the machine's methods.
 
+use numpy::PyArray1;
 use pyo3::prelude::*;
-use tagvisor_host::{SwapArea, SwapKind, SwapStat};
+use tagvisor_host::{MmId, SwapArea, SwapKind, SwapStat, TagSegment};
 
 use super::{Machine, unknown};
 use crate::errors::Refusal;
 
+/// Address, pages, tags.
+type Segment<'py> = (u64, u64, Bound<'py, PyArray1<u8>>);
 /// Kind, slots, slots in use, priority, on.
 type SwapLine = (&'static str, u64, u64, i16, bool);
 
@@ -27,6 +30,18 @@ impl Machine {
             machine.fail_tag_saves(count, after);
             Ok(())
         })
+    }
+
+    /// Address, pages and tags of each segment of tags in a core dump.
+    fn core_dump<'py>(&self, py: Python<'py>, mm: u32) -> PyResult<Vec<Segment<'py>>> {
+        let segments = self.with(py, |machine| Ok(machine.core_dump(MmId(mm))))?;
+        let to_python = |s: TagSegment| (s.va.0, s.pages, PyArray1::from_vec(py, s.tags));
+        Ok(segments.into_iter().map(to_python).collect())
+    }
+
+    /// Suspends to disk and resumes; how many pages had their tags saved.
+    fn hibernate(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |machine| machine.hibernate().map_err(Refusal::of("hibernate")))
     }
 
     /// `swapoff` of all devices.
