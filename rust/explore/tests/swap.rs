@@ -110,3 +110,60 @@ fn a_page_whose_tags_cannot_be_saved_the_first_time() {
         holds(&machine, cpu, Op::Evict(vmm, ram));
     }
 }
+
+#[test]
+fn a_page_is_moved_to_where_a_guest_waits_for_it() {
+    let (mut machine, vmm, ram, cpu) = machine("linux-6.12");
+    let spec = MapSpec {
+        pages: 1,
+        backing: Backing::Anon,
+        shared: false,
+        prot: Prot::READ | Prot::WRITE,
+        pgoff: 0,
+    };
+    let from = machine.mmap(vmm, spec, None).unwrap();
+    machine.user_store(vmm, from, 8, 1).unwrap();
+    machine.madvise(vmm, ram, 1, tagvisor_host::Advice::Dontneed).unwrap();
+    machine.uffd_register(vmm, ram, 1).unwrap();
+    holds(&machine, cpu, Op::UffdMove { mm: vmm, to: ram, from });
+    // And away from under a guest that uses it.
+    machine.uffd_move(vmm, ram, from).unwrap();
+    machine.uffd_register(vmm, from, 1).unwrap();
+    machine
+        .guest(
+            cpu,
+            GuestOp::Stg {
+                ptr: Va(IPA),
+                tag: Tag::new(5),
+            },
+        )
+        .unwrap();
+    let away = Op::UffdMove {
+        mm: vmm,
+        to: from,
+        from: ram,
+    };
+    let back = Op::UffdMove { mm: vmm, to: ram, from };
+    let actors = [
+        Actor {
+            name: "vcpu0".into(),
+            ops: vec![
+                Op::Guest(cpu, GuestOp::Ldg { ptr: Va(IPA) }),
+                Op::Guest(
+                    cpu,
+                    GuestOp::Stg {
+                        ptr: Va(IPA),
+                        tag: Tag::new(6),
+                    },
+                ),
+            ],
+        },
+        Actor {
+            name: "vmm".into(),
+            ops: vec![away, back],
+        },
+    ];
+    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
+    assert!(outcome.finding.is_none(), "{:?}", outcome.finding);
+    assert!(outcome.complete);
+}

@@ -84,6 +84,7 @@ const fn is_event(path: PathId) -> bool {
             | PathId::CopyTagsTo
             | PathId::Swapoff
             | PathId::ZswapShrink
+            | PathId::UffdioMove
             | PathId::DumpTagRange
             | PathId::GmemAbort
             | PathId::UffdioCopy

@@ -187,6 +187,15 @@ pub enum Op {
     Swapoff(u8),
     /// The tags of a range of pages are written to a core dump.
     DumpTagRange(MmId, Va, u64),
+    /// `UFFDIO_MOVE` of a page.
+    UffdMove {
+        /// The process.
+        mm: MmId,
+        /// Where the page is missing.
+        to: Va,
+        /// Where it is.
+        from: Va,
+    },
     /// zswap writes so many of its oldest pages back.
     ZswapShrink(u64),
     /// `UFFDIO_COPY` of a page.
@@ -262,6 +271,7 @@ impl Op {
             | Self::Fork(mm, _)
             | Self::Exit(mm)
             | Self::UffdCopy { mm, .. }
+            | Self::UffdMove { mm, .. }
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
             Self::Swapoff(_) | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,

@@ -140,6 +140,7 @@ pub(crate) enum PathId {
     Swapoff,
     UffdioCopy,
     ZswapShrink,
+    UffdioMove,
     DumpTagRange,
 }
 

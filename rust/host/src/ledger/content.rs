@@ -196,6 +196,21 @@ impl Ledger {
         self.drop_homes(Home::File(file, from), Home::File(file, end));
     }
 
+    /// `UFFDIO_MOVE`: what a process had at one page it has at another, and nothing at the first any more.
+    pub(crate) fn moved(&mut self, mm: MmId, from: Va, to: Va) {
+        let (from, to) = (Home::Private(mm, from.vpn()), Home::Private(mm, to.vpn()));
+        if let Some(before) = self.by_home.remove(&to) {
+            self.contents[before as usize].homes -= 1;
+        }
+        if let Some(content) = self.by_home.remove(&from) {
+            self.by_home.insert(to, content);
+            let content = &mut self.contents[content as usize];
+            if content.home == from {
+                content.home = to;
+            }
+        }
+    }
+
     /// fork: the child has the parent's content at that page.
     pub(crate) fn forked(&mut self, parent: MmId, child: MmId, va: Va) {
         if self.enabled {

@@ -29,6 +29,7 @@ mod rmap;
 mod split;
 mod swap_in;
 mod swapoff;
+mod uffd_move;
 mod user_access;
 mod user_mem_abort;
 mod userfault;
@@ -163,6 +164,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         },
         PathId::Swapoff => &swapoff::SWAPOFF,
         PathId::UffdioCopy => &userfault::UFFDIO_COPY,
+        PathId::UffdioMove => &uffd_move::UFFDIO_MOVE,
         PathId::DumpTagRange => &core_dump::MTE_DUMP_TAG_RANGE,
         PathId::ZswapShrink => &zswap::SHRINK_WORKER,
     }
@@ -249,6 +251,13 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),
         Op::DumpTagRange(mm, va, pages) => (PathId::DumpTagRange, range(mm, va, pages)),
+        Op::UffdMove { mm, to, from } => (
+            PathId::UffdioMove,
+            Locals {
+                other: (mm, from),
+                ..range(mm, to, 1)
+            },
+        ),
         Op::ZswapShrink(_) => (PathId::ZswapShrink, Locals::default()),
         Op::Swapoff(_) => (PathId::Swapoff, Locals::default()),
     }

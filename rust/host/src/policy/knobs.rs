@@ -443,6 +443,14 @@ knobs! {
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
     }
+    /// Whether user space can bring a missing page by moving one of its own (`UFFDIO_MOVE`), tags and all.
+    "uffdio_move" uffdio_move: UffdioMove, "UFFDIO_MOVE",
+    "mm/userfaultfd.c (move_pages); adef440691ba (v6.8)" {
+        /// No (up to 6.7).
+        Absent = "absent",
+        /// Yes (6.8 and later).
+        Present = "present",
+    }
     /// Of what a core dump has tags (`PT_AARCH64_MEMTAG_MTE`).
     "core_dump_tags" core_dump_tags: CoreDumpTags, "tags in a core dump",
     "arch/arm64/kernel/elfcore.c; 6dd8b1a0b6cb (v5.18), 4f4c549feb4e (v6.2-rc4; 6.1)" {

@@ -12,7 +12,7 @@ use super::knobs::{
     HugeZero, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
     RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
     SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard,
-    ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
+    ThpSwap, ThpZeroSubpage, UffdioMove, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
 };
 use super::{Policy, Profile};
 
@@ -73,6 +73,7 @@ profiles! {
         swap_bypass: SwapBypass::Bare,
         swap_priority: SwapPriority::Descending,
         core_dump_tags: CoreDumpTags::None,
+        uffdio_move: UffdioMove::Absent,
         zeromap: Zeromap::Written,
         zswap_load: ZswapLoad::Kept,
         zswap_large: ZswapLarge::Rejected,
@@ -211,6 +212,7 @@ profiles! {
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags; a swap-in that bypasses the swap cache holds its slot" {
+        uffdio_move: UffdioMove::Present,
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {

@@ -15,5 +15,6 @@ mod registers;
 mod save_failure;
 mod swap_devices;
 mod thp;
+mod uffd_move;
 mod userfault;
 mod zswap;
