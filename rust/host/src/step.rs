@@ -149,6 +149,9 @@ pub(crate) enum PathId {
     CopyTagsTo,
     Swapoff,
     UffdioCopy,
+    ZswapShrink,
+    UffdioMove,
+    DumpTagRange,
 }
 
 /// What a step says comes next.
