@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from tagvisor import migration, ops
 from tagvisor._native import __version__, build_info
+from tagvisor.core_dump import TagSegment
 from tagvisor.errors import (
     ArgumentError,
     GuestException,
@@ -52,6 +53,7 @@ from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
 from tagvisor.policy import Knob, KnobValue, Policy, Profile, knobs, linux, policy, profiles
 from tagvisor.process import Mapping, Page, Pagemap, Process
+from tagvisor.swap import SwapDevice
 from tagvisor.vcpu import Vcpu
 from tagvisor.verdict import Step, Violation
 from tagvisor.vm import Vm
@@ -82,6 +84,8 @@ __all__ = [
     "ScenarioError",
     "SizeError",
     "Step",
+    "SwapDevice",
+    "TagSegment",
     "TagvisorError",
     "TraceError",
     "UnknownKnobError",

@@ -9,19 +9,14 @@ from tagvisor.errors import ArgumentError, PolicyViolation
 from tagvisor.files import File, FileKind
 from tagvisor.policy import Policy, policy as profile
 from tagvisor.process import Page, Pagemap, Process, same_machine
+from tagvisor.swap import SwapDevice, SwapKind, SwapSpec, areas, swaps
 from tagvisor.verdict import Step, Violation
 
 __all__ = ["Host", "SwapKind", "Thp"]
 
-SwapKind = Literal["nvme", "zram"]
-"""The swap device: on ``zram`` a slot is freed at swap-in of the last user's page (synchronous I/O,
-no swap cache),
-on ``nvme`` the page stays in the swap cache with its slot."""
-
 Thp = Literal["madvise", "never"]
 """Which faults get a transparent huge page."""
 
-_SWAP_KINDS: tuple[SwapKind, ...] = ("nvme", "zram")
 _U64 = (1 << 64) - 1
 
 
@@ -37,8 +32,12 @@ class Host:
         memory: RAM with tag storage, in bytes or as text such as ``"64 MiB"``.
         zone_device: Memory with ``struct page`` but without tag storage, such as pmem.
         mmio: Device memory without ``struct page``.
-        swap: The swap device; 0 for none.
-        swap_kind: ``"nvme"`` or ``"zram"``.
+        swap: The swap device's size; 0 for none. Or several devices, such as
+            ``[("64 MiB", "zram", 10), ("1 GiB", "nvme", 5)]``: size, kind and, if it shall have
+            one, priority; the highest is filled first.
+        swap_kind: ``"nvme"`` or ``"zram"``, when ``swap`` is one size.
+        zswap: Size of the pool of compressed pages in front of the devices, counted before
+            compression; 0 for no zswap.
         ledger: Judge every step. Off, nothing changes but that no violation is found.
         log: Keep the numbered steps that a violation comes with.
         tlb_bits: Each vCPU has a TLB of ``2**tlb_bits`` entries; 0 for none, so that each access
@@ -67,8 +66,9 @@ class Host:
         memory: int | str = "64 MiB",
         zone_device: int | str = 0,
         mmio: int | str = 0,
-        swap: int | str = "64 MiB",
+        swap: SwapSpec = "64 MiB",
         swap_kind: SwapKind = "nvme",
+        zswap: int | str = 0,
         ledger: bool = True,
         log: bool = True,
         tlb_bits: int = 0,
@@ -86,8 +86,8 @@ class Host:
             memory=_check.size("memory", memory),
             zone_device=_check.size("zone_device", zone_device, zero=True),
             mmio=_check.size("mmio", mmio, zero=True),
-            swap=_check.size("swap", swap, zero=True),
-            swap_kind=_check.choice("swap_kind", swap_kind, _SWAP_KINDS),
+            swap=areas(swap, swap_kind),
+            zswap=_check.size("zswap", zswap, zero=True),
             ledger=_check.flag("ledger", ledger),
             log=_check.flag("log", log),
             tlb_bits=_check.integer("tlb_bits", tlb_bits, 0, 64),
@@ -194,13 +194,73 @@ class Host:
         """
         return self.machine.ksm_run()
 
-    def swapoff(self) -> None:
-        """``swapoff``: every page comes back into memory, saved tags with it.
+    def swapoff(self, device: int | None = None) -> None:
+        """``swapoff``: every page of a device comes back into memory, saved tags with it.
+
+        Args:
+            device: Its number; by default all that are on, as ``swapoff -a``.
 
         Raises:
-            LinuxError: ``ENOMEM``, they do not fit.
+            LinuxError: ``ENOMEM``, they do not fit; ``EINVAL``, no such device is on.
         """
-        self.machine.swapoff()
+        if device is None:
+            self.machine.swapoff()
+        else:
+            self.machine.swapoff_device(_check.integer("device", device, 0, 255))
+
+    def swapon(self, device: int) -> None:
+        """``swapon`` of a device that was turned off, with the priority it had.
+
+        Args:
+            device: Its number.
+
+        Raises:
+            LinuxError: ``EBUSY``, it is on; ``EINVAL``, there is none.
+        """
+        self.machine.swapon(_check.integer("device", device, 0, 255))
+
+    def zswap_shrink(self, pages: int) -> int:
+        """Zswap writes its oldest pages back to their devices; their saved tags stay as they are.
+
+        It does so by itself when the pool is full.
+
+        Args:
+            pages: How many to look at; one that is in the swap cache is left alone.
+
+        Returns:
+            How many were written.
+        """
+        return self.machine.zswap_shrink(_check.integer("pages", pages, 0, 1 << 40))
+
+    def swaps(self) -> list[SwapDevice]:
+        """``/proc/swaps``: the swap devices, in the order of their numbers."""
+        return swaps(self.machine)
+
+    def fail_tag_saves(self, count: int, *, after: int = 0) -> None:
+        """Inject failures: the next allocations of a buffer for a page's tags find no memory.
+
+        What becomes of the page that was to be swapped out is knob ``K3``: every merged kernel
+        keeps it in memory, dirty, with its slot.
+
+        Args:
+            count: How many; 0 for no more.
+            after: How many succeed first.
+        """
+        self.machine.fail_tag_saves(
+            _check.integer("count", count, 0, _U64), _check.integer("after", after, 0, _U64)
+        )
+
+    def hibernate(self) -> int:
+        """Suspend to disk, and resume: memory loses its tags and gets back those that were saved.
+
+        Returns:
+            How many pages had their tags saved.
+
+        Raises:
+            LinuxError: ``ENODEV``, no swap device is on; ``ENOMEM``, no memory for the tags
+                (:meth:`fail_tag_saves`), and nothing has happened.
+        """
+        return self.machine.hibernate()
 
     def set_memory_limit(self, pages: int) -> None:
         """Limit how many pages may be resident at once, as a memory control group does.

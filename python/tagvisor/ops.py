@@ -47,6 +47,7 @@ __all__ = [
     "user_load",
     "user_stg",
     "user_store",
+    "zswap_shrink",
 ]
 
 _ACCESS_SIZES = (1, 2, 4, 8)
@@ -221,9 +222,14 @@ def uffd_copy(page: Page, data: bytes) -> Op:
     return Op.uffd_copy(page.process.machine, page.process.mm, page.address, given)
 
 
-def swapoff(host: Host) -> Op:
-    """``swapoff``, as :meth:`tagvisor.Host.swapoff`."""
-    return Op.swapoff(host.machine)
+def swapoff(host: Host, device: int = 0) -> Op:
+    """``swapoff`` of a device, as :meth:`tagvisor.Host.swapoff`."""
+    return Op.swapoff(host.machine, _check.integer("device", device, 0, len(host.swaps()) - 1))
+
+
+def zswap_shrink(host: Host, pages: int = 1) -> Op:
+    """Zswap's writeback, as :meth:`tagvisor.Host.zswap_shrink`."""
+    return Op.zswap_shrink(host.machine, _check.integer("pages", pages, 1, 1 << 40))
 
 
 def _granule(page: Page, granule: int) -> int:

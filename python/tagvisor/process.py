@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from tagvisor import _check
+from tagvisor.core_dump import TagSegment, segments
 from tagvisor.errors import ArgumentError
 from tagvisor.files import File
 from tagvisor.vm import Vm
@@ -74,6 +75,8 @@ class Pagemap:
     """The swap entry's offset, when swapped."""
     mte_tagged: bool
     """``PG_mte_tagged`` of the frame."""
+    device: int | None
+    """The swap entry's type, when swapped: the number of the device."""
 
 
 class Process:
@@ -158,6 +161,14 @@ class Process:
         child.machine, child.name = self.machine, name
         child.mm = self.machine.fork(self.mm, name)
         return child
+
+    def core_dump(self) -> list[TagSegment]:
+        """The tags that a core dump of the process has: one segment for each ``PROT_MTE`` mapping.
+
+        The process is left as it is, but that pages in swap are brought back. Kernels before 5.18
+        dump no tags.
+        """
+        return segments(self.machine, self.mm)
 
     def exit(self) -> None:
         """The process ends: all it has mapped goes. Any later access is a ``SEGV_MAPERR``."""

@@ -39,9 +39,9 @@ def test_processes(machine: _native.Machine) -> None:
     assert tags.shape == (256,)
 
     present = machine.pagemap(0, address)
-    assert [type(field) for field in present] == [bool, bool, int, type(None), bool]
+    assert [type(field) for field in present] == [bool, bool, int, type(None), bool, type(None)]
     swapped = machine.evict(0, address)
-    assert [type(field) for field in swapped] == [bool, bool, type(None), int, bool]
+    assert [type(field) for field in swapped] == [bool, bool, type(None), int, bool, int]
 
 
 def test_guests_and_verdicts(machine: _native.Machine) -> None:

@@ -228,7 +228,7 @@ fn machines_the_explorer_cannot_judge_are_refused() {
         ..Config::default()
     })
     .unwrap();
-    let actor = [Actor::once("vmm", vec![Op::Swapoff])];
+    let actor = [Actor::once("vmm", vec![Op::Swapoff(0)])];
     assert_eq!(
         explore(blind.host(), &actor, &[], Options::default(), &mut |_| true),
         Err(ExploreError::NoLedger)

@@ -6,7 +6,7 @@ use tagvisor_arch::PAGE_SIZE;
 use thiserror::Error;
 
 use crate::policy::Policy;
-use crate::swap::SwapKind;
+use crate::swap::{MAX_SWAPFILES, SwapArea, SwapKind};
 
 /// Sizes and switches of a machine. Sizes are bytes and cost nothing until touched.
 #[derive(Clone, Debug)]
@@ -23,6 +23,10 @@ pub struct Config {
     pub swap: u64,
     /// Kind of swap device.
     pub swap_kind: SwapKind,
+    /// Several swap areas, in the order of `swapon`, in place of the one that `swap` and `swap_kind` tell of.
+    pub swap_areas: Vec<SwapArea>,
+    /// Size of the zswap pool, counted before compression; 0 for no zswap.
+    pub zswap: u64,
     /// Judge every step.
     pub ledger: bool,
     /// Write the steps down in words.
@@ -44,6 +48,8 @@ impl Default for Config {
             mmio: 0,
             swap: 64 << 20,
             swap_kind: SwapKind::Nvme,
+            swap_areas: Vec::new(),
+            zswap: 0,
             ledger: true,
             log: true,
             tlb_bits: 0,
@@ -69,12 +75,25 @@ pub struct ConfigError {
 const MAX_REGION: u64 = 1 << 46;
 /// Enough for the zero page, one stage-2 root and a few pages to work with.
 const MIN_MEMORY: u64 = 64 << 10;
-/// Swap entries are 32 bits here.
+/// Swap offsets are 32 bits here.
 const MAX_SWAP: u64 = (1 << 32) * PAGE_SIZE;
 /// 2^24 entries map 64 GiB, past which a larger TLB models nothing.
 const MAX_TLB_BITS: u32 = 24;
 
 impl Config {
+    /// The swap areas, in the order of `swapon`.
+    pub fn areas(&self) -> Vec<SwapArea> {
+        if !self.swap_areas.is_empty() {
+            return self.swap_areas.clone();
+        }
+        let (bytes, kind) = (self.swap, self.swap_kind);
+        vec![SwapArea {
+            bytes,
+            kind,
+            priority: None,
+        }]
+    }
+
     /// Refuses sizes no machine can have.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let sizes = [
@@ -82,8 +101,13 @@ impl Config {
             ("zone_device", self.zone_device, 0, MAX_REGION),
             ("mmio", self.mmio, 0, MAX_REGION),
             ("swap", self.swap, 0, MAX_SWAP),
+            ("zswap", self.zswap, 0, MAX_REGION),
         ];
-        for (argument, bytes, min, max) in sizes {
+        let areas = self
+            .swap_areas
+            .iter()
+            .map(|area| ("swap", area.bytes, PAGE_SIZE, MAX_SWAP));
+        for (argument, bytes, min, max) in sizes.into_iter().chain(areas) {
             if bytes % PAGE_SIZE != 0 || !(min..=max).contains(&bytes) {
                 let expected = format!("a multiple of {PAGE_SIZE} bytes from {min} to {max}");
                 return Err(ConfigError {
@@ -92,6 +116,20 @@ impl Config {
                     expected,
                 });
             }
+        }
+        if self.swap_areas.len() > MAX_SWAPFILES {
+            return Err(ConfigError {
+                argument: "swap",
+                value: format!("{} areas", self.swap_areas.len()),
+                expected: format!("at most {MAX_SWAPFILES}"),
+            });
+        }
+        if let Some(area) = self.swap_areas.iter().find(|area| area.priority.is_some_and(|p| p < 0)) {
+            return Err(ConfigError {
+                argument: "swap",
+                value: format!("a priority of {}", area.priority.unwrap_or_default()),
+                expected: "0 to 32767, or none".into(),
+            });
         }
         if self.tlb_bits > MAX_TLB_BITS {
             let expected = format!("0 (no TLB) to {MAX_TLB_BITS}");

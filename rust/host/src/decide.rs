@@ -83,6 +83,9 @@ const fn is_event(path: PathId) -> bool {
             | PathId::CopyTagsFrom
             | PathId::CopyTagsTo
             | PathId::Swapoff
+            | PathId::ZswapShrink
+            | PathId::UffdioMove
+            | PathId::DumpTagRange
             | PathId::GmemAbort
             | PathId::UffdioCopy
     )

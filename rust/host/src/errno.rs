@@ -47,6 +47,8 @@ errnos! {
     Ebusy = 16, "EBUSY";
     /// File exists.
     Eexist = 17, "EEXIST";
+    /// No such device.
+    Enodev = 19, "ENODEV";
     /// Invalid argument.
     Einval = 22, "EINVAL";
     /// Function not implemented.

@@ -142,13 +142,13 @@ mod tests {
         let mut log = Log::new(true);
         log.push(
             "kswapd".into(),
-            &[Key::Frame(Pfn(1)), Key::Slot(SwpEntry(7))],
+            &[Key::Frame(Pfn(1)), Key::Slot(SwpEntry { device: 0, offset: 7 })],
             "saved".into(),
         );
         log.push("kswapd".into(), &[Key::Frame(Pfn(9))], "somebody else".into());
         log.push(
             "kswapd".into(),
-            &[Key::Slot(SwpEntry(7)), Key::Frame(Pfn(2))],
+            &[Key::Slot(SwpEntry { device: 0, offset: 7 }), Key::Frame(Pfn(2))],
             "restored".into(),
         );
 

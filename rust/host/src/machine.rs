@@ -32,8 +32,10 @@ pub struct PagemapEntry {
     pub swap: bool,
     /// The frame.
     pub pfn: Option<Pfn>,
-    /// The swap entry.
+    /// The swap entry: its slot.
     pub entry: Option<u64>,
+    /// The swap entry: its device.
+    pub device: Option<u8>,
     /// `PG_mte_tagged` of the frame.
     pub mte_tagged: bool,
 }
@@ -83,6 +85,7 @@ impl Machine {
         let result = std::mem::replace(&mut self.task.io.result, OpResult::None);
         self.host.ledger_quiesce();
         self.enforce_limit();
+        self.zswap_shrink_worker();
         result
     }
 
@@ -311,6 +314,7 @@ impl Machine {
                     swap: false,
                     pfn: Some(pfn),
                     entry: None,
+                    device: None,
                     mte_tagged,
                 }
             }
@@ -319,13 +323,15 @@ impl Machine {
                 swap: true,
                 pfn: None,
                 entry: None,
+                device: None,
                 mte_tagged: false,
             },
             Some(Pte::Swap(entry)) => PagemapEntry {
                 present: false,
                 swap: true,
                 pfn: None,
-                entry: Some(entry.0.into()),
+                entry: Some(entry.offset.into()),
+                device: Some(entry.device),
                 mte_tagged: false,
             },
             None => PagemapEntry {
@@ -333,6 +339,7 @@ impl Machine {
                 swap: false,
                 pfn: None,
                 entry: None,
+                device: None,
                 mte_tagged: false,
             },
         }
@@ -372,11 +379,6 @@ impl Machine {
             OpResult::Value(merged) => merged,
             other => unreachable!("a scan answers how many pages, not {other:?}"),
         }
-    }
-
-    /// `swapoff`: -ENOMEM when memory cannot take what is swapped out.
-    pub fn swapoff(&mut self) -> Result<(), Errno> {
-        self.syscall(Op::Swapoff).map(drop)
     }
 
     /// Looks at everything and returns the first violation noticed so far.

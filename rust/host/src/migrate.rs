@@ -71,6 +71,16 @@ impl Machine {
         self.syscall(Op::UffdCopy { mm, va, data }).map(drop)
     }
 
+    /// `UFFDIO_MOVE` of a page to where it is missing. -EINVAL: no such ioctl, not a page's address, mappings that are not both
+    /// private, anonymous, writable and of the same protection (`PROT_MTE` included), or not registered; -ENOENT: no mapping,
+    /// or nothing at the source; -EEXIST: something is there; -EBUSY: others have the page too; -EAGAIN: it changed meanwhile.
+    pub fn uffd_move(&mut self, mm: MmId, to: Va, from: Va) -> Result<(), Errno> {
+        if to.page_offset() != 0 || from.page_offset() != 0 || to == from {
+            return Err(Errno::Einval);
+        }
+        self.syscall(Op::UffdMove { mm, to, from }).map(drop)
+    }
+
     /// What every tag read of a page must return, as the ledger has it; `None` with the ledger off, and where nobody was.
     pub fn ledger_tags(&self, mm: MmId, page: Va) -> Option<PageTags> {
         self.host.ledger_wanted((mm, page))

@@ -183,8 +183,21 @@ pub enum Op {
         /// One tag a byte; shorter than 256 a page when the user buffer ends early.
         tags: Vec<u8>,
     },
-    /// `swapoff`.
-    Swapoff,
+    /// `swapoff` of a device.
+    Swapoff(u8),
+    /// The tags of a range of pages are written to a core dump.
+    DumpTagRange(MmId, Va, u64),
+    /// `UFFDIO_MOVE` of a page.
+    UffdMove {
+        /// The process.
+        mm: MmId,
+        /// Where the page is missing.
+        to: Va,
+        /// Where it is.
+        from: Va,
+    },
+    /// zswap writes so many of its oldest pages back.
+    ZswapShrink(u64),
     /// `UFFDIO_COPY` of a page.
     UffdCopy {
         /// The process it is for.
@@ -258,11 +271,12 @@ impl Op {
             | Self::Fork(mm, _)
             | Self::Exit(mm)
             | Self::UffdCopy { mm, .. }
+            | Self::UffdMove { mm, .. }
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
             Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
-            Self::Swapoff | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
-            Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
-            Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,
+            Self::Swapoff(_) | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
+            Self::PeekTags { .. } | Self::PokeTags { .. } | Self::DumpTagRange(..) => Actor::Debugger,
+            Self::Evict(..) | Self::Shrink(_) | Self::ZswapShrink(_) => Actor::Reclaim,
             Self::KsmScan => Actor::Ksmd,
         }
     }

@@ -20,11 +20,12 @@ use crate::ids::{MmId, VcpuId, VmId};
 use crate::kvm::{Kvm, Vcpu};
 use crate::ledger::Ledger;
 use crate::mm::Mm;
-use crate::mteswap::MtePages;
+use crate::mteswap::{FailingTagSaves, MtePages};
 use crate::page::Page;
 use crate::state::{Host, Lru};
-use crate::swap::SwapDevice;
+use crate::swap::Swap;
 use crate::thp::Thp;
+use crate::zswap::Zswap;
 
 /// A value, and whether it was borrowed to be changed since that was asked last.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +99,10 @@ pub enum Part {
     Frame(Pfn),
     /// The swap devices.
     Swap,
+    /// zswap.
+    Zswap,
+    /// Which buffers for tags cannot be allocated.
+    FailingTagSaves,
     /// `mte_pages`.
     MtePages,
     /// The page allocator.
@@ -128,7 +133,9 @@ pub enum PartValue {
     File(Box<File>),
     Page(Page),
     Frame(FrameContent),
-    Swap(Box<SwapDevice>),
+    Swap(Box<Swap>),
+    Zswap(Box<Zswap>),
+    FailingTagSaves(FailingTagSaves),
     MtePages(MtePages),
     Buddy(Buddy),
     Regions(Buddy, Buddy),
@@ -167,6 +174,11 @@ impl Host {
         }
         let single = [
             (Tracked::take_touched(&mut self.swap), Part::Swap),
+            (Tracked::take_touched(&mut self.zswap), Part::Zswap),
+            (
+                Tracked::take_touched(&mut self.failing_tag_saves),
+                Part::FailingTagSaves,
+            ),
             (Tracked::take_touched(&mut self.mte_pages), Part::MtePages),
             (Tracked::take_touched(&mut self.buddy), Part::Buddy),
             (
@@ -214,6 +226,8 @@ impl Host {
             },
             Part::Frame(pfn) => self.mem.content(pfn).map_or(absent, PartValue::Frame),
             Part::Swap => PartValue::Swap(Box::new((*self.swap).clone())),
+            Part::Zswap => PartValue::Zswap(Box::new((*self.zswap).clone())),
+            Part::FailingTagSaves => PartValue::FailingTagSaves(*self.failing_tag_saves),
             Part::MtePages => PartValue::MtePages((*self.mte_pages).clone()),
             Part::Buddy => PartValue::Buddy((*self.buddy).clone()),
             Part::Regions => PartValue::Regions((*self.zone_device).clone(), (*self.mmio).clone()),
@@ -248,6 +262,10 @@ impl Host {
             (Part::Frame(pfn), PartValue::Frame(content)) => self.mem.set_content(pfn, Some(content)),
             (Part::Frame(pfn), PartValue::Absent) => self.mem.set_content(pfn, None),
             (Part::Swap, PartValue::Swap(swap)) => Tracked::restore(&mut self.swap, (**swap).clone()),
+            (Part::Zswap, PartValue::Zswap(zswap)) => Tracked::restore(&mut self.zswap, (**zswap).clone()),
+            (Part::FailingTagSaves, PartValue::FailingTagSaves(failing)) => {
+                Tracked::restore(&mut self.failing_tag_saves, *failing);
+            }
             (Part::MtePages, PartValue::MtePages(saved)) => Tracked::restore(&mut self.mte_pages, saved.clone()),
             (Part::Buddy, PartValue::Buddy(buddy)) => Tracked::restore(&mut self.buddy, buddy.clone()),
             (Part::Regions, PartValue::Regions(zone_device, mmio)) => {

@@ -18,13 +18,14 @@ use crate::kvm::{Kvm, Vcpu};
 use crate::ledger::Ledger;
 use crate::log::{Key, Log, StepLine};
 use crate::mm::Mm;
-use crate::mteswap::MtePages;
+use crate::mteswap::{FailingTagSaves, MtePages};
 use crate::page::{Page, PageFlags, Pages};
 use crate::part::Tracked;
-use crate::policy::{Policy, ZeroPage};
-use crate::swap::SwapDevice;
+use crate::policy::{Policy, SwapPriority, ZeroPage};
+use crate::swap::Swap;
 use crate::thp::Thp;
 use crate::verdict::Violation;
+use crate::zswap::Zswap;
 
 /// Where RAM starts, as on QEMU's and most boards' memory maps.
 const RAM_BASE: u64 = 0x4000_0000;
@@ -55,10 +56,20 @@ stats! {
     stage2_block_merges,
     /// Pages written to swap.
     swap_outs,
+    /// Of those, pages of zeros that only set a bit (`swpout_zero`).
+    swap_outs_zero,
+    /// Of those, pages that zswap took (`zswpout`).
+    swap_outs_zswap,
     /// Pages read from swap.
     swap_ins,
+    /// Of those, pages that zswap had (`zswpin`).
+    swap_ins_zswap,
+    /// Pages that zswap has written back to their devices (`zswpwb`).
+    zswap_writebacks,
     /// `mte_save_tags` that stored a buffer.
     tag_saves,
+    /// `mte_save_tags` that found no memory.
+    tag_save_failures,
     /// `mte_restore_tags` that wrote tags back.
     tag_restores,
     /// Pages whose tags were cleared (zeroing allocation, `mte_sync_tags`, `sanitise_mte_tags`).
@@ -73,6 +84,8 @@ stats! {
     saved_tag_bytes_peak,
     /// Swap slots in use now.
     swap_slots_used,
+    /// Pages in zswap now.
+    zswap_pages,
     /// Anonymous pages resident now.
     resident_pages,
     /// Frames never used or free now.
@@ -124,8 +137,11 @@ pub struct Host {
     pub(crate) mmio: Tracked<Buddy>,
     pub(crate) mms: Vec<Tracked<Mm>>,
     pub(crate) files: Vec<Tracked<File>>,
-    pub(crate) swap: Tracked<SwapDevice>,
+    pub(crate) swap: Tracked<Swap>,
+    pub(crate) zswap: Tracked<Zswap>,
     pub(crate) mte_pages: Tracked<MtePages>,
+    /// Which of the next allocations of a buffer for tags fail.
+    pub(crate) failing_tag_saves: Tracked<FailingTagSaves>,
     pub(crate) vms: Vec<Tracked<Kvm>>,
     /// By VM.
     pub(crate) vcpus: Vec<Vec<Tracked<Vcpu>>>,
@@ -189,8 +205,13 @@ impl Host {
             mmio: frames(mmio, config.mmio),
             mms: Vec::new(),
             files: Vec::new(),
-            swap: Tracked::new(SwapDevice::new(config.swap_kind, config.swap)),
+            swap: Tracked::new(Swap::new(
+                &config.areas(),
+                config.policy.swap_priority == SwapPriority::Descending,
+            )),
+            zswap: Tracked::new(Zswap::new(config.zswap / PAGE_SIZE)),
             mte_pages: Tracked::new(MtePages::default()),
+            failing_tag_saves: Tracked::new(FailingTagSaves::default()),
             vms: Vec::new(),
             vcpus: Vec::new(),
             ptl: Tracked::new(BTreeSet::new()),
@@ -320,6 +341,7 @@ impl Host {
             saved_tag_pages: self.mte_pages.len(),
             saved_tag_bytes: self.mte_pages.bytes(),
             swap_slots_used: self.swap.used_slots(),
+            zswap_pages: self.zswap.pages(),
             resident_pages: self.lru.resident,
             free_pages: self.buddy.free_pages(),
             ..self.stats

@@ -150,6 +150,9 @@ pub(crate) enum PathId {
     CopyTagsTo,
     Swapoff,
     UffdioCopy,
+    ZswapShrink,
+    UffdioMove,
+    DumpTagRange,
 }
 
 /// What a step says comes next.

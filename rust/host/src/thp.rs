@@ -113,6 +113,11 @@ impl Host {
         }
     }
 
+    /// Is the page's folio one that has given up pages already?
+    pub(crate) fn partly_unmapped(&self, pfn: Pfn) -> bool {
+        self.thp.unmapped.contains_key(&compound_head(pfn))
+    }
+
     /// All of a folio that nobody maps goes back to the allocator, as the block that it was.
     fn free_folio(&mut self, head: Pfn) {
         self.forget_folio(head);

@@ -130,7 +130,7 @@ fn config_error(error: ConfigError) -> PyErr {
         value,
         expected,
     } = error;
-    let size = matches!(argument, "memory" | "zone_device" | "mmio" | "swap");
+    let size = matches!(argument, "memory" | "zone_device" | "mmio" | "swap" | "zswap");
     match value.parse::<u64>() {
         Ok(number) if size => SizeError::new_err((argument, number, expected)),
         Ok(number) => ArgumentError::new_err((argument, number, expected)),

@@ -5,6 +5,7 @@
 
 mod kvm;
 mod mm;
+mod swap;
 
 pub(crate) use mm::map_spec;
 
@@ -24,8 +25,8 @@ use crate::policy::policy_of;
 pub(crate) type Line = (u32, String, &'static str, &'static str, String);
 /// Property's number and title, summary, steps.
 pub(crate) type Verdict = (&'static str, &'static str, String, Vec<Line>);
-/// Present, swap, frame number, swap entry, `PG_mte_tagged`.
-type Pagemap = (bool, bool, Option<u64>, Option<u64>, bool);
+/// Present, swap, frame number, swap slot, `PG_mte_tagged`, swap device.
+type Pagemap = (bool, bool, Option<u64>, Option<u64>, bool, Option<u8>);
 
 /// An arm64 Linux host with MTE and KVM. One thread at a time is in it; others wait.
 #[pyclass(frozen, module = "tagvisor._native")]
@@ -64,7 +65,7 @@ impl Machine {
 #[pymethods]
 impl Machine {
     #[new]
-    #[pyo3(signature = (policy_name, policy_values, *, memory, zone_device, mmio, swap, swap_kind, ledger, log, tlb_bits, seed, init_on_free))]
+    #[pyo3(signature = (policy_name, policy_values, *, memory, zone_device, mmio, swap, zswap, ledger, log, tlb_bits, seed, init_on_free))]
     #[allow(clippy::too_many_arguments, clippy::fn_params_excessive_bools)] // the fields of `Config`, by keyword
     fn new(
         py: Python<'_>,
@@ -73,8 +74,8 @@ impl Machine {
         memory: u64,
         zone_device: u64,
         mmio: u64,
-        swap: u64,
-        swap_kind: &str,
+        swap: Vec<(u64, String, Option<i16>)>,
+        zswap: u64,
         ledger: bool,
         log: bool,
         tlb_bits: u32,
@@ -82,11 +83,7 @@ impl Machine {
         init_on_free: bool,
     ) -> PyResult<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let swap_kind = match swap_kind {
-            "nvme" => SwapKind::Nvme,
-            "zram" => SwapKind::Zram,
-            other => return Err(unknown("swap_kind", other, "'nvme' or 'zram'")),
-        };
+        let swap_areas = swap.into_iter().map(swap::area).collect::<PyResult<Vec<_>>>()?;
         enter(py, || {
             let policy = policy_of(policy_name, &policy_values)?;
             let config = Config {
@@ -94,8 +91,10 @@ impl Machine {
                 memory,
                 zone_device,
                 mmio,
-                swap,
-                swap_kind,
+                swap: 0,
+                swap_kind: SwapKind::Nvme,
+                swap_areas,
+                zswap,
                 ledger,
                 log,
                 tlb_bits,
@@ -176,9 +175,10 @@ fn pagemap(entry: PagemapEntry) -> Pagemap {
         swap,
         pfn,
         entry,
+        device,
         mte_tagged,
     } = entry;
-    (present, swap, pfn.map(|p| p.0), entry, mte_tagged)
+    (present, swap, pfn.map(|p| p.0), entry, mte_tagged, device)
 }
 
 pub(crate) fn line(step: &StepLine) -> Line {

@@ -264,8 +264,16 @@ impl Op {
 
     /// `swapoff`.
     #[staticmethod]
-    fn swapoff(machine: &Machine) -> Self {
-        Self::new(machine, "swapoff".to_owned(), tagvisor_host::Op::Swapoff)
+    fn swapoff(machine: &Machine, device: u8) -> Self {
+        let text = format!("swapoff of device {device}");
+        Self::new(machine, text, tagvisor_host::Op::Swapoff(device))
+    }
+
+    /// zswap's writeback of so many pages.
+    #[staticmethod]
+    fn zswap_shrink(machine: &Machine, pages: u64) -> Self {
+        let text = format!("zswap writes {pages} pages back");
+        Self::new(machine, text, tagvisor_host::Op::ZswapShrink(pages))
     }
 
     fn __repr__(&self) -> String {

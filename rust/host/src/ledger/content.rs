@@ -212,6 +212,21 @@ impl Ledger {
         self.drop_homes(Home::File(file, from), Home::File(file, end));
     }
 
+    /// `UFFDIO_MOVE`: what a process had at one page it has at another, and nothing at the first any more.
+    pub(crate) fn moved(&mut self, mm: MmId, from: Va, to: Va) {
+        let (from, to) = (Home::Private(mm, from.vpn()), Home::Private(mm, to.vpn()));
+        if let Some(before) = self.by_home.remove(&to) {
+            self.contents[before as usize].homes -= 1;
+        }
+        if let Some(content) = self.by_home.remove(&from) {
+            self.by_home.insert(to, content);
+            let content = &mut self.contents[content as usize];
+            if content.home == from {
+                content.home = to;
+            }
+        }
+    }
+
     /// fork: the child has the parent's content at that page.
     pub(crate) fn forked(&mut self, parent: MmId, child: MmId, va: Va) {
         if self.enabled {
@@ -298,12 +313,22 @@ impl Ledger {
         }
     }
 
+    /// What lies in the frame is nobody's: memory was without power.
+    pub(crate) fn tags_gone(&mut self, pfn: Pfn) {
+        self.frames.remove(&pfn);
+    }
+
     /// `mte_save_tags` stored the frame's tags under the entry.
     pub(crate) fn saved(&mut self, entry: SwpEntry, pfn: Pfn) {
         if self.enabled {
             self.saved.insert(entry, self.provenance(pfn));
             self.touched.insert(entry);
         }
+    }
+
+    /// The page is not written to its slot after all: nothing need be saved under it.
+    pub(crate) fn save_undone(&mut self, entry: SwpEntry) {
+        self.saved.remove(&entry);
     }
 
     /// `mte_restore_tags` wrote the saved tags to the frame.

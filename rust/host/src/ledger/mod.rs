@@ -168,10 +168,10 @@ impl Host {
             let wanted = self.ledger.has_saved(entry);
             if allocated && !present && wanted {
                 let summary = format!("mte_pages[{entry}] was erased while swap slot {entry} is still in use");
-                self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
+                self.report(Property::MetadataLife, entry.val(), summary, &[Key::Slot(entry)]);
             } else if !allocated && present {
                 let summary = format!("mte_pages[{entry}] is left over: swap slot {entry} is free");
-                self.report(Property::MetadataLife, entry.0.into(), summary, &[Key::Slot(entry)]);
+                self.report(Property::MetadataLife, entry.val(), summary, &[Key::Slot(entry)]);
             }
         }
     }
@@ -215,6 +215,14 @@ impl Host {
             },
             Home::File(file, index) => self.file(file).cache.get(&index).copied(),
         };
+        // Where the swap cache has the page, and the page its tags, that is where the next fault finds them.
+        let place = place.map(|place| match place {
+            Cached::Swap(entry) => match self.swap.lookup(entry) {
+                Some(pfn) if self.has_flag(pfn, PageFlags::MTE_TAGGED) => Cached::Page(pfn),
+                _ => place,
+            },
+            Cached::Page(_) => place,
+        });
         Some(match place {
             Some(Cached::Page(pfn)) if self.mem.has_tags(pfn) => {
                 let flagged = self.has_flag(pfn, PageFlags::MTE_TAGGED);

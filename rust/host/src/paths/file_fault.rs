@@ -15,6 +15,7 @@ use crate::mm::{Backing, FAULT_AROUND_BYTES, Prot, Pte, VmFlags, Vma};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::fault;
 use crate::paths::pte::{self, Old};
+use crate::policy::ZswapLoad;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::swap::SwpEntry;
@@ -407,12 +408,26 @@ fn swap_free(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 impl Host {
-    /// `swap_read_folio`: the data of a slot.
-    pub(crate) fn swap_read(&mut self, entry: SwpEntry, pfn: Pfn) {
+    /// The data of a slot, from wherever they are.
+    pub(crate) fn read_slot(&mut self, entry: SwpEntry, pfn: Pfn) {
         match self.swap.read(entry) {
             Some(data) => self.mem.write(pfn.base(), data),
             None => self.mem.zero_page(pfn),
         }
+    }
+
+    /// `swap_read_folio`. What zswap had and gives up when the swap cache has the page is newer than its slot.
+    pub(crate) fn swap_read(&mut self, entry: SwpEntry, pfn: Pfn) {
+        self.read_slot(entry, pfn);
         self.stats.swap_ins += 1;
+        if !self.zswap.has(entry) {
+            return;
+        }
+        self.stats.swap_ins_zswap += 1;
+        if self.policy.zswap_load == ZswapLoad::Exclusive && self.page(pfn).swap == Some(entry) {
+            self.zswap.invalidate(entry);
+            self.swap.write(entry, None);
+            self.set_flag(pfn, PageFlags::DIRTY, true);
+        }
     }
 }

@@ -62,6 +62,7 @@ fn arch_swap_invalidate_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flo
 
 fn offer_slot(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let entry = l.entry.expect("called for a slot");
+    host.zswap.invalidate(entry);
     host.swap.offer(entry);
     host.ledger.slot_offered(entry, host.mte_pages.contains(entry));
     note!(host, [Key::Slot(entry)], "slot {entry} is free");

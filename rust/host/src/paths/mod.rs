@@ -5,6 +5,7 @@
 mod change_pte;
 mod copy;
 mod copy_tags;
+mod core_dump;
 mod fault;
 mod file_fault;
 mod fork;
@@ -29,12 +30,14 @@ mod rmap;
 mod split;
 mod swap_in;
 mod swapoff;
+mod uffd_move;
 mod user_access;
 mod user_mem_abort;
 mod userfault;
 mod watched;
 mod young;
 mod zap;
+mod zswap;
 
 use tagvisor_arch::{PAGE_SIZE, Va};
 
@@ -167,6 +170,9 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         },
         PathId::Swapoff => &swapoff::SWAPOFF,
         PathId::UffdioCopy => &userfault::UFFDIO_COPY,
+        PathId::UffdioMove => &uffd_move::UFFDIO_MOVE,
+        PathId::DumpTagRange => &core_dump::MTE_DUMP_TAG_RANGE,
+        PathId::ZswapShrink => &zswap::SHRINK_WORKER,
     }
 }
 
@@ -250,6 +256,15 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),
-        Op::Swapoff => (PathId::Swapoff, Locals::default()),
+        Op::DumpTagRange(mm, va, pages) => (PathId::DumpTagRange, range(mm, va, pages)),
+        Op::UffdMove { mm, to, from } => (
+            PathId::UffdioMove,
+            Locals {
+                other: (mm, from),
+                ..range(mm, to, 1)
+            },
+        ),
+        Op::ZswapShrink(_) => (PathId::ZswapShrink, Locals::default()),
+        Op::Swapoff(_) => (PathId::Swapoff, Locals::default()),
     }
 }

@@ -1,26 +1,30 @@
-//! Reclaim of one page: swap it out and drop it.
+//! Reclaim of one folio: swap it out and drop it.
 //!
 //! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous, shmem and disk file pages: `add_to_swap`, `try_to_unmap` of every mapping
 //! between notifier calls, `shmem_writepage`, `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`; a
-//! lazily freed page (`MADV_FREE`) that is still clean is discarded. **Leaves out** reference checks but for those of
-//! `MADV_PAGEOUT` (else the caller chose the page), and failure to save tags.
+//! lazily freed page (`MADV_FREE`) that is still clean is discarded. A huge page goes whole where K12 says so. **Leaves out** reference checks but for those of
+//! `MADV_PAGEOUT` (else the caller chose the page).
 //!
 //! **Keeps**: a page is written only after its tags are saved, and dropped only when its slot is up to date.
+
+use std::ops::Range;
 
 use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 
 use crate::errno::Errno;
 use crate::file::{Cached, FileId, FileKind};
+use crate::hugetlb::{HPAGE_PAGES, HPAGE_SIZE, compound_head};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::{notifier, split};
-use crate::policy::{PageoutReferences, ThpSwap};
+use crate::policy::{PageoutReferences, SaveFailure, ThpSwap, Zeromap, ZswapLarge};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::swap::SwpEntry;
+use crate::thp::folio;
 
 pub(super) static SHRINK_FOLIO_LIST: Path = Path {
     name: "shrink_folio_list",
@@ -67,7 +71,7 @@ pub(super) static SHRINK_FOLIO_LIST: Path = Path {
         },
         Step {
             name: "arch_prepare_to_swap",
-            run: |_, l, _| Flow::Call(PathId::MteSaveTags, *l),
+            run: arch_prepare_to_swap,
         },
         Step {
             name: "swap_writepage",
@@ -79,7 +83,11 @@ pub(super) static SHRINK_FOLIO_LIST: Path = Path {
         },
         Step {
             name: "free_unref_page",
-            run: |_, l, _| Flow::Tail(PathId::FreeUnrefPage, *l),
+            run: free_unref_page,
+        },
+        Step {
+            name: "next page of the folio",
+            run: |_, _, _| Flow::To("__remove_mapping"),
         },
     ],
 };
@@ -94,8 +102,33 @@ fn page_cache_refs(host: &Host, pfn: Pfn) -> u32 {
     u32::from(in_cache)
 }
 
+/// The frames of the folio that is reclaimed: one, or those of a huge page. `l.from` is any page of it, `l.pfn` the one that
+/// a step is about.
+fn frames(host: &Host, l: &Locals) -> Range<u64> {
+    let page = l.from.expect("locked");
+    if host.is_thp(page) {
+        let head = compound_head(page);
+        head.0..head.0 + HPAGE_PAGES
+    } else {
+        page.0..page.0 + 1
+    }
+}
+
+/// The step is about the page of that number in the folio.
+fn at_page(host: &Host, l: &mut Locals, index: u64) {
+    let pfn = Pfn(frames(host, l).start + index);
+    l.index = index as u32;
+    (l.pfn, l.entry) = (Some(pfn), host.page(pfn).swap);
+}
+
+fn folio_unlock(host: &mut Host, l: &Locals) {
+    for pfn in frames(host, l).map(Pfn) {
+        host.set_flag(pfn, PageFlags::LOCKED, false);
+    }
+}
+
 fn unlock(host: &mut Host, l: &Locals, errno: Errno) -> Flow {
-    host.set_flag(locked_page(l), PageFlags::LOCKED, false);
+    folio_unlock(host, l);
     Flow::Return(errno.ret())
 }
 
@@ -117,15 +150,13 @@ fn page_named(host: &Host, l: &Locals, io: &Io) -> Option<Pfn> {
     }
 }
 
-/// K12: before large folios were swapped as a whole, a huge page was split first. Afterwards its pages leave one by one, with
-/// the flags they have.
+/// K12: before large folios were swapped as a whole, a huge page was split first. Afterwards only one that is partly
+/// unmapped, or lazily freed, or for which there are not enough slots.
 fn split_folio(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
-    if host.policy.thp_swap == ThpSwap::Whole {
-        return Flow::Next;
-    }
     l.va = l.va.page();
     let pfn = page_named(host, l, io);
-    split::split_first(host, l, pfn)
+    let whole = host.policy.thp_swap == ThpSwap::Whole && pfn.is_some_and(|pfn| host.swaps_whole(pfn));
+    split::split_first(host, l, pfn.filter(|_| !whole))
 }
 
 /// A page that is locked, or is none of reclaim's (the zero page, device memory, ramfs), is left alone.
@@ -142,19 +173,22 @@ fn folio_trylock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     if !evictable || host.has_flag(pfn, PageFlags::HWPOISON) {
         return Flow::Return(0);
     }
-    if host.has_flag(pfn, PageFlags::LOCKED) {
+    l.from = Some(pfn);
+    let locked = |pfn| host.has_flag(Pfn(pfn), PageFlags::LOCKED);
+    if frames(host, l).any(locked) {
         return Flow::Return(Errno::Eagain.ret());
     }
-    host.set_flag(pfn, PageFlags::LOCKED, true);
-    l.pfn = Some(pfn);
-    l.entry = host.page(pfn).swap;
+    for pfn in frames(host, l).map(Pfn) {
+        host.set_flag(pfn, PageFlags::LOCKED, true);
+    }
+    at_page(host, l, 0);
     Flow::Next
 }
 
 /// `MADV_PAGEOUT` in versions that look: a page that a guest used since it was last asked stays this time.
 fn folio_check_references(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let looks = l.pageout && host.policy.pageout_references == PageoutReferences::Checked;
-    if looks && host.folio_referenced(locked_page(l)) {
+    if looks && frames(host, l).fold(false, |young, pfn| host.folio_referenced(Pfn(pfn)) | young) {
         return unlock(host, l, Errno::Eagain);
     }
     Flow::Next
@@ -162,22 +196,29 @@ fn folio_check_references(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 /// Anonymous pages get their slot first; a lazily freed page needs none.
 fn add_to_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = locked_page(l);
-    let file = matches!(host.page(pfn).mapping, PageMapping::File(..));
-    if l.entry.is_some() || file || host.has_flag(pfn, PageFlags::LAZYFREE) {
+    if matches!(host.page(locked_page(l)).mapping, PageMapping::File(..)) {
         return Flow::Next;
     }
-    match host.bind_to_slot(pfn) {
-        Some(entry) => {
-            l.entry = Some(entry);
-            Flow::Next
+    for pfn in frames(host, l).map(Pfn) {
+        let needs_none = host.page(pfn).swap.is_some() || host.has_flag(pfn, PageFlags::LAZYFREE);
+        if !needs_none && host.bind_to_slot(pfn).is_none() {
+            return unlock(host, l, Errno::Enomem);
         }
-        None => unlock(host, l, Errno::Enomem),
     }
+    at_page(host, l, 0);
+    Flow::Next
 }
 
-/// The next mapping of the page.
+/// The next process that maps the folio.
 fn rmap_walk(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let folio = frames(host, l);
+    if folio.end - folio.start > 1 {
+        let Some((mm, va)) = host.folio_rmap(Pfn(folio.start)) else {
+            return Flow::To("pageout");
+        };
+        (l.mm, l.va, l.end) = (mm, va, va + HPAGE_SIZE);
+        return Flow::Next;
+    }
     let Some((mm, va)) = host.rmap(locked_page(l)).first().copied() else {
         return Flow::To("pageout");
     };
@@ -190,54 +231,29 @@ fn rmap_walk(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Next
 }
 
+/// Every PTE of the folio in this process becomes a swap entry.
 fn try_to_unmap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = locked_page(l);
-    let Some(Pte::Present { pfn: mapped, dirty, .. }) = host.mm(l.mm).pte(l.va) else {
-        return Flow::Next;
-    };
-    if mapped != pfn {
-        return Flow::Next;
-    }
-    let page = host.page_mut(pfn);
-    page.flags
-        .set(PageFlags::DIRTY, page.flags.contains(PageFlags::DIRTY) || dirty);
-    let (file, lazyfree) = (
-        matches!(page.mapping, PageMapping::File(..)),
-        page.flags.contains(PageFlags::LAZYFREE),
-    );
-    if lazyfree && page.flags.contains(PageFlags::DIRTY) {
-        // Written since MADV_FREE: it is to be kept after all (folio_set_swapbacked).
-        page.flags.remove(PageFlags::LAZYFREE);
-        return Flow::Next;
-    }
-    page.refcount -= 1;
-    match l.entry.filter(|_| !file && !lazyfree) {
-        Some(entry) => {
-            host.mm_mut(l.mm).set_pte(l.va, Pte::Swap(entry));
-            host.swap.duplicate(entry);
-        }
-        None => {
-            host.mm_mut(l.mm).clear_pte(l.va);
+    let folio = frames(host, l);
+    for va in host.mm(l.mm).touched(l.va, l.end) {
+        if let Some(Pte::Present { pfn, dirty, .. }) = host.mm(l.mm).pte(va)
+            && folio.contains(&pfn.0)
+        {
+            host.try_to_unmap_one((l.mm, va), pfn, dirty);
         }
     }
-    note!(
-        host,
-        [Key::Frame(pfn), Key::page(l.mm, l.va)],
-        "pfn {:#x} unmapped from {}",
-        pfn.0,
-        host.place(l.mm, l.va)
-    );
     Flow::Next
 }
 
 /// A clean page needs no write: its slot, and its saved tags, are taken to be up to date. A page of shmem moves from the
 /// page cache to the swap cache here (`shmem_writepage`).
 fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = locked_page(l);
-    if host.page(pfn).refcount > page_cache_refs(host, pfn) {
+    let held = |pfn| host.page(pfn).refcount > page_cache_refs(host, pfn);
+    if frames(host, l).map(Pfn).any(held) {
         // Somebody else holds it (GUP): kept in the swap cache.
         return unlock(host, l, Errno::Eagain);
     }
+    at_page(host, l, 0);
+    let pfn = locked_page(l);
     if host.has_flag(pfn, PageFlags::LAZYFREE) {
         return host.discard_lazyfree(l);
     }
@@ -253,7 +269,8 @@ fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         host.file_mut(file).cache.insert(index, Cached::Swap(entry));
         host.page_mut(pfn).refcount -= 1;
     }
-    if host.has_flag(pfn, PageFlags::DIRTY) {
+    let dirty = |pfn| host.has_flag(Pfn(pfn), PageFlags::DIRTY);
+    if frames(host, l).any(dirty) {
         return Flow::Next;
     }
     note!(
@@ -265,40 +282,175 @@ fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::To("__remove_mapping")
 }
 
+/// The tags of each page are saved by the page's own entry.
+fn arch_prepare_to_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    at_page(host, l, l.index.into());
+    Flow::Call(PathId::MteSaveTags, *l)
+}
+
+/// K3: without its tags the folio is not written. It is dirty still, and stays in the swap cache, where the next access
+/// finds it.
 fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let (pfn, entry) = (locked_page(l), l.entry.expect("in the swap cache"));
-    host.swap.write(entry, host.mem.data(pfn));
-    host.set_flag(pfn, PageFlags::DIRTY, false);
-    host.stats.swap_outs += 1;
-    note!(
-        host,
-        [Key::Frame(pfn), Key::Slot(entry)],
-        "data of pfn {:#x} written to slot {entry}",
-        pfn.0
-    );
-    if l.pageout && !host.swap.is_synchronous() {
+    let folio = frames(host, l);
+    if l.ret < 0 {
+        if host.policy.save_failure == SaveFailure::RedirtyUndo {
+            for pfn in (folio.start..folio.start + u64::from(l.index)).rev() {
+                let entry = host.page(Pfn(pfn)).swap.expect("in the swap cache");
+                host.ledger.save_undone(entry);
+                host.mte_invalidate_tags(entry, "the folio stays");
+            }
+        }
+        for pfn in folio.map(Pfn) {
+            host.set_flag(pfn, PageFlags::DIRTY, true);
+        }
+        return unlock(host, l, Errno::Enomem);
+    }
+    if folio.start + u64::from(l.index) + 1 < folio.end {
+        l.index += 1;
+        return Flow::To("arch_prepare_to_swap");
+    }
+    let under_way = host.swap_write(folio);
+    at_page(host, l, 0);
+    if l.pageout && under_way {
         // The write is still under way when reclaim has passed: the page stays in the swap cache, clean.
-        host.set_flag(pfn, PageFlags::LOCKED, false);
+        folio_unlock(host, l);
         return Flow::Return(0);
     }
     Flow::Next
 }
 
-/// Drops the page from the swap cache, if nobody took it meanwhile; the last user of the slot frees that too.
+/// Drops the folio from the swap cache, page by page, if nobody took it meanwhile; the last user of a slot frees that too.
 fn remove_mapping(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let (pfn, entry) = (locked_page(l), l.entry.expect("in the swap cache"));
+    at_page(host, l, l.index.into());
+    let taken = |pfn| host.page(pfn).refcount > 0 || host.has_flag(pfn, PageFlags::DIRTY);
+    if l.index == 0 && frames(host, l).map(Pfn).any(taken) {
+        return unlock(host, l, Errno::Eagain);
+    }
+    let pfn = locked_page(l);
+    let taken = taken(pfn);
     host.set_flag(pfn, PageFlags::LOCKED, false);
-    if host.page(pfn).refcount > 0 || host.has_flag(pfn, PageFlags::DIRTY) {
-        return Flow::Return(Errno::Eagain.ret());
+    if taken {
+        return next_page(host, l);
     }
     host.page_mut(pfn).swap = None;
-    if host.swap.delete_from_swap_cache(entry) {
+    if host.swap.delete_from_swap_cache(l.entry.expect("in the swap cache")) {
         return Flow::Call(PathId::SwapRangeFree, *l);
     }
     Flow::Next
 }
 
+/// A page of a large folio that somebody took while others were dropped stays.
+fn next_page(host: &Host, l: &mut Locals) -> Flow {
+    let folio = frames(host, l);
+    l.index += 1;
+    if folio.start + u64::from(l.index) < folio.end {
+        Flow::To("__remove_mapping")
+    } else {
+        Flow::Return(0)
+    }
+}
+
+fn free_unref_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let folio = frames(host, l);
+    if folio.start + u64::from(l.index) + 1 == folio.end {
+        return Flow::Tail(PathId::FreeUnrefPage, *l);
+    }
+    let page = *l;
+    l.index += 1;
+    Flow::Call(PathId::FreeUnrefPage, page)
+}
+
 impl Host {
+    /// May the huge page be swapped out as it is?
+    fn swaps_whole(&self, page: Pfn) -> bool {
+        let lazyfree = |pfn| self.has_flag(pfn, PageFlags::LAZYFREE);
+        let slots = folio(page).filter(|pfn| self.page(*pfn).swap.is_none()).count() as u64;
+        self.is_thp(page)
+            && !self.partly_unmapped(page)
+            && !folio(page).any(lazyfree)
+            && slots <= self.swap.free_slots()
+    }
+
+    /// The first process that maps some page of a huge page, and where the huge page begins in it.
+    fn folio_rmap(&self, head: Pfn) -> Option<(MmId, Va)> {
+        let PageMapping::Anon(base) = self.page(head).mapping else {
+            return None;
+        };
+        let shows = |pte: &Pte| matches!(pte, Pte::Present { pfn, .. } if compound_head(*pfn) == head);
+        let range = base.vpn()..(base + HPAGE_SIZE).vpn();
+        let mut mms = (0..).map(MmId).zip(&self.mms);
+        let (mm, _) = mms.find(|(_, mm)| mm.ptes.range(range.clone()).any(|(_, pte)| shows(pte)))?;
+        Some((mm, base))
+    }
+
+    /// `try_to_unmap_one` of a PTE: a swap entry takes its place, or nothing where the page cache has the page.
+    fn try_to_unmap_one(&mut self, (mm, va): (MmId, Va), pfn: Pfn, dirty: bool) {
+        let page = self.page_mut(pfn);
+        page.flags
+            .set(PageFlags::DIRTY, page.flags.contains(PageFlags::DIRTY) || dirty);
+        let (file, lazyfree) = (
+            matches!(page.mapping, PageMapping::File(..)),
+            page.flags.contains(PageFlags::LAZYFREE),
+        );
+        if lazyfree && page.flags.contains(PageFlags::DIRTY) {
+            // Written since MADV_FREE: it is to be kept after all (folio_set_swapbacked).
+            page.flags.remove(PageFlags::LAZYFREE);
+            return;
+        }
+        page.refcount -= 1;
+        match page.swap.filter(|_| !file && !lazyfree) {
+            Some(entry) => {
+                self.mm_mut(mm).set_pte(va, Pte::Swap(entry));
+                self.swap.duplicate(entry);
+            }
+            None => {
+                self.mm_mut(mm).clear_pte(va);
+            }
+        }
+        note!(
+            self,
+            [Key::Frame(pfn), Key::page(mm, va)],
+            "pfn {:#x} unmapped from {}",
+            pfn.0,
+            self.place(mm, va)
+        );
+    }
+
+    /// The data of a folio, whose tags are saved, go where they belong; true if a device still works on it. Pages of zeros
+    /// need no place (the zeromap), and zswap is asked before the device.
+    fn swap_write(&mut self, folio: Range<u64>) -> bool {
+        let pages = folio.end - folio.start;
+        let zero = self.policy.zeromap == Zeromap::Bit && folio.clone().all(|pfn| self.mem.page_is_zero(Pfn(pfn)));
+        let may = pages == 1 || self.policy.zswap_large == ZswapLarge::Stored;
+        let zswap = !zero && may && self.zswap.accepts(pages);
+        let mut under_way = false;
+        for pfn in folio.map(Pfn) {
+            let entry = self.page(pfn).swap.expect("in the swap cache");
+            self.swap.write(entry, self.mem.data(pfn));
+            self.set_flag(pfn, PageFlags::DIRTY, false);
+            self.zswap.invalidate(entry);
+            self.stats.swap_outs += 1;
+            self.stats.swap_outs_zero += u64::from(zero);
+            self.stats.swap_outs_zswap += u64::from(zswap);
+            if zswap {
+                self.zswap.store(entry);
+            }
+            under_way |= !zero && !zswap && !self.swap.is_synchronous(entry);
+            let what = match (zero, zswap) {
+                (true, _) => "are zeros: nothing is written to",
+                (false, true) => "compressed by zswap in place of",
+                (false, false) => "written to",
+            };
+            note!(
+                self,
+                [Key::Frame(pfn), Key::Slot(entry)],
+                "data of pfn {:#x} {what} slot {entry}",
+                pfn.0
+            );
+        }
+        under_way
+    }
+
     /// `folio_alloc_swap` and `add_to_swap_cache`.
     fn bind_to_slot(&mut self, pfn: Pfn) -> Option<SwpEntry> {
         let entry = self.swap.add_to_swap(pfn)?;

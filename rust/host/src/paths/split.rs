@@ -3,9 +3,9 @@
 //! **Models** `split_huge_page_to_list` (`mm/huge_memory.c`) of an anonymous folio: every mapping becomes migration entries
 //! between notifier calls, the references are frozen, the tails get the head's flags (`__split_huge_page_tail`; the knob
 //! `split_flags`), and `remap_page` maps the pages again, with `set_pte_at` over the entries; a page of zero data may become
-//! the zero page instead (K33). **Leaves out** folios in the swap cache, and a split to other sizes.
+//! the zero page instead (K33). **Leaves out** a split to other sizes.
 //!
-//! **Keeps**: a folio that somebody holds stays one; pages that nobody maps are freed by the split.
+//! **Keeps**: a folio that somebody holds stays one; pages that nobody maps are freed by the split, unless the swap cache has them.
 
 use tagvisor_arch::{PAGE_SIZE, Pfn, Va};
 
@@ -225,7 +225,7 @@ fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::To("remap_page")
 }
 
-/// Unlocks the pages. After a split those that nobody maps go back to the allocator, one after the other.
+/// Unlocks the pages. After a split those that nobody has go back to the allocator, one after the other.
 fn free_unmapped(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     for pfn in folio(head(l)) {
         host.set_flag(pfn, PageFlags::LOCKED, false);
@@ -234,7 +234,7 @@ fn free_unmapped(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Return(Errno::Eagain.ret());
     }
     for pfn in folio(head(l)) {
-        if host.page(pfn).refcount == 0 {
+        if host.page(pfn).refcount == 0 && host.page(pfn).swap.is_none() {
             host.drop_unmapped_page(pfn);
         }
     }

@@ -138,7 +138,7 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         host.page_mut(pfn).refcount += 1;
         return Flow::To("folio_lock");
     }
-    l.bypass = host.swap.is_synchronous() && host.swap.count(entry) == 1;
+    l.bypass = host.swap.is_synchronous(entry) && host.swap.count(entry) == 1;
     let prepare = l.bypass && host.policy.swap_bypass == SwapBypass::Prepare;
     if prepare && !host.swap.swapcache_prepare(entry) {
         // Another thread is swapping it in: sleep, then look at the PTE again.
@@ -182,6 +182,10 @@ fn folio_lock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return put_and_retry(host, l);
     }
     host.set_flag(pfn, PageFlags::LOCKED, true);
+    if host.page(pfn).mapping == PageMapping::None {
+        // zswap brought it to write it back: it belongs to nobody yet.
+        host.page_mut(pfn).mapping = PageMapping::Anon(l.va.page());
+    }
     note!(
         host,
         [Key::Frame(pfn), Key::page(l.mm, l.va)],

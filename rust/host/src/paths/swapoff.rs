@@ -1,7 +1,7 @@
-//! swapoff: everything comes back, then what is left of the tag store goes.
+//! swapoff: everything comes back from a device, then what is left of its tag store goes.
 //!
 //! **Models** `SYSCALL_DEFINE1(swapoff)` (mm/swapfile.c): no slot is offered any more, `try_to_unuse` swaps every entry in
-//! (`shmem_unuse` for files, `unuse_mm` for processes), pages still bound to slots let go, then `arch_swap_invalidate_area`. **Leaves out** turning swap on again.
+//! (`shmem_unuse` for files, `unuse_mm` for processes), pages still bound to slots let go, then `arch_swap_invalidate_area`. Other devices may get pages meanwhile.
 
 use tagvisor_arch::{PAGE_SIZE, Va};
 
@@ -9,6 +9,7 @@ use crate::file::{Cached, File, FileId};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
+use crate::ops::Op;
 use crate::page::PageFlags;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -18,8 +19,8 @@ pub(super) static SWAPOFF: Path = Path {
     steps: &[
         Step {
             name: "clear SWP_WRITEOK",
-            run: |host, _, _| {
-                host.swap.set_writeok(false);
+            run: |host, _, io| {
+                host.swap.set_writeok(device(io), false);
                 Flow::Next
             },
         },
@@ -29,9 +30,9 @@ pub(super) static SWAPOFF: Path = Path {
         },
         Step {
             name: "next inode",
-            run: |host, l, _| {
+            run: |host, l, io| {
                 if l.ret < 0 {
-                    host.swap.set_writeok(true);
+                    host.swap.set_writeok(device(io), true);
                     return Flow::Return(l.ret);
                 }
                 Flow::To("shmem_unuse")
@@ -47,10 +48,10 @@ pub(super) static SWAPOFF: Path = Path {
         },
         Step {
             name: "unuse_mm done",
-            run: |host, l, _| {
+            run: |host, l, io| {
                 host.mm_mut(l.mm).mmap_lock.read_unlock();
                 if l.ret < 0 {
-                    host.swap.set_writeok(true);
+                    host.swap.set_writeok(device(io), true);
                     return Flow::Return(l.ret);
                 }
                 Flow::To("try_to_unuse")
@@ -67,11 +68,19 @@ pub(super) static SWAPOFF: Path = Path {
     ],
 };
 
-fn shmem_unuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+/// The device that is turned off.
+fn device(io: &Io) -> u8 {
+    match io.op {
+        Op::Swapoff(device) => device,
+        _ => unreachable!("entered for Op::Swapoff only"),
+    }
+}
+
+fn shmem_unuse(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let swapped = |(id, file): (FileId, &File)| {
         file.cache.iter().find_map(|(index, cached)| match cached {
-            Cached::Swap(entry) => Some((id, *index, *entry)),
-            Cached::Page(_) => None,
+            Cached::Swap(entry) if entry.device == device(io) => Some((id, *index, *entry)),
+            Cached::Swap(_) | Cached::Page(_) => None,
         })
     };
     let Some((file, file_page, entry)) = (0..)
@@ -90,11 +99,11 @@ fn shmem_unuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Call(PathId::ShmemSwapinFolio, swap_in)
 }
 
-fn try_to_unuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn try_to_unuse(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let swapped = |(i, mm): (usize, &crate::mm::Mm)| {
         mm.ptes
             .iter()
-            .find(|(_, pte)| matches!(pte, Pte::Swap(_)))
+            .find(|(_, pte)| matches!(pte, Pte::Swap(entry) if entry.device == device(io)))
             .map(|(vpn, _)| (i as u32, *vpn))
     };
     let Some((mm, vpn)) = host.mms.iter().map(|mm| &**mm).enumerate().find_map(swapped) else {
@@ -122,8 +131,8 @@ fn unuse_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// Pages that are mapped again but still bound to their slot: the binding goes, and with it the slot.
-fn folio_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let Some((entry, pfn)) = host.swap.first_cached() else {
+fn folio_free_swap(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let Some((entry, pfn)) = host.swap.first_cached(device(io)) else {
         return Flow::Next;
     };
     if host.has_flag(pfn, PageFlags::LOCKED) {
@@ -142,11 +151,11 @@ fn folio_free_swap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     )
 }
 
-fn arch_swap_invalidate_area(host: &mut Host, _: &mut Locals, _: &mut Io) -> Flow {
-    if host.swap.first_cached().is_some() {
+fn arch_swap_invalidate_area(host: &mut Host, _: &mut Locals, io: &mut Io) -> Flow {
+    if host.swap.first_cached(device(io)).is_some() {
         return Flow::To("folio_free_swap");
     }
-    for entry in host.mte_pages.erase_all() {
+    for entry in host.mte_pages.erase_area(device(io)) {
         host.ledger.slot_touched(entry);
         note!(host, [Key::Slot(entry)], "mte_pages[{entry}] erased: swapoff");
     }

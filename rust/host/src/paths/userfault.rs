@@ -4,7 +4,7 @@
 //! `mmap_lock`, sleeps until the page is there, and is tried again. Alone, with nobody to bring it, the fault is SIGBUS or
 //! -EFAULT, as with `UFFD_FEATURE_SIGBUS`. And `UFFDIO_COPY` (`mfill_atomic`, mm/userfaultfd.c), which fills data only: the
 //! tags of the page are what `set_pte_at` makes of them. **Leaves out** shmem and huge pages, write protection, minor
-//! faults, events, `UFFDIO_MOVE`.
+//! faults, events.
 //!
 //! **Keeps**: a page that user space brings is mapped whole or not at all.
 

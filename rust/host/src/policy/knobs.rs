@@ -452,6 +452,57 @@ knobs! {
         /// `swapcache_prepare`: the slot stays allocated until the page is mapped.
         Prepare = "prepare",
     }
+    /// Whether user space can bring a missing page by moving one of its own (`UFFDIO_MOVE`), tags and all.
+    "uffdio_move" uffdio_move: UffdioMove, "UFFDIO_MOVE",
+    "mm/userfaultfd.c (move_pages); adef440691ba (v6.8)" {
+        /// No (up to 6.7).
+        Absent = "absent",
+        /// Yes (6.8 and later).
+        Present = "present",
+    }
+    /// Of what a core dump has tags (`PT_AARCH64_MEMTAG_MTE`).
+    "core_dump_tags" core_dump_tags: CoreDumpTags, "tags in a core dump",
+    "arch/arm64/kernel/elfcore.c; 6dd8b1a0b6cb (v5.18), 4f4c549feb4e (v6.2-rc4; 6.1)" {
+        /// Of nothing (up to 5.17).
+        None = "none",
+        /// Of every page of a `VM_MTE` mapping (5.18 to 6.1 as released).
+        WholeVma = "whole-vma",
+        /// Of the part of it whose data are dumped too (6.2 and later).
+        DumpedPart = "dumped-part",
+    }
+    /// What swap-out does with a page of zeros: its tags are saved in any case, before this is looked at.
+    "zeromap" zeromap: Zeromap, "page of zeros swapped out",
+    "mm/page_io.c (swap_writepage); 0ca0c24e3211 (v6.12)" {
+        /// Written like any other (up to 6.11).
+        Written = "written",
+        /// A bit of the slot is set and nothing is written, so that the page can go at once (6.12 and later).
+        Bit = "bit",
+    }
+    /// Whether zswap drops its copy when a page is read into the swap cache. The page is dirty then: it is written, and its
+    /// tags are saved, anew.
+    "zswap_load" zswap_load: ZswapLoad, "zswap's copy after a swap-in",
+    "mm/zswap.c (zswap_load); b9c91c43412f (v6.5, off by default), 25cd241408a2 (v6.9)" {
+        /// It is kept until the slot is freed (up to 6.8).
+        Kept = "kept",
+        /// It goes, the page is made dirty (6.9 and later).
+        Exclusive = "exclusive",
+    }
+    /// Whether zswap takes a large folio.
+    "zswap_large" zswap_large: ZswapLarge, "large folios in zswap",
+    "mm/zswap.c (zswap_store); b7c0ccdfbafd (v6.13)" {
+        /// No: they go to the device (up to 6.12).
+        Rejected = "rejected",
+        /// Yes, page by page (6.13 and later).
+        Stored = "stored",
+    }
+    /// The priority of a swap device that `swapon` was given none for: which of several is used first.
+    "swap_priority" swap_priority: SwapPriority, "default swap priority",
+    "mm/swapfile.c (enable_swap_info); DEF_SWAP_PRIO, v6.19" {
+        /// From -2 down, in the order in which they were turned on: the first is filled first (up to 6.18).
+        Descending = "descending",
+        /// -1 for all: they take turns (6.19 and later).
+        Equal = "equal",
+    }
     /// What initialises the tags of the huge zero folio, which a read of an untouched huge page's range maps.
     "huge_zero" huge_zero: HugeZero, "huge zero folio's tags",
     "mm/huge_memory.c; d82d09e48219 (v6.18-rc1), adfb6609c680 (v6.18-rc6)" {

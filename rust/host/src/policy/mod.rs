@@ -194,7 +194,10 @@ mod tests {
         assert_eq!(differing("6.1.38", "6.1.39"), ["K7"]);
         assert_eq!(differing("5.15.81", "5.15.82"), ["K4", "K11"]);
         assert_eq!(differing("6.2", "6.3"), ["K24"]);
-        assert_eq!(differing("6.8", "6.10"), ["K3", "K12", "K20", "pageout_references"]);
+        assert_eq!(
+            differing("6.8", "6.10"),
+            ["K3", "K12", "K20", "pageout_references", "zswap_load"]
+        );
         assert_eq!(differing("v14-series", "v15-series"), ["K5"]);
     }
 

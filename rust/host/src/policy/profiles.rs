@@ -8,11 +8,12 @@
 
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
-    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
-    HugeZero, HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences,
-    PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure,
-    SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard,
-    SyncPages, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, CoreDumpTags, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd,
+    HostSync, HugeZero, HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap,
+    PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
+    SanitisePermission, SaveFailure, SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass,
+    SwapInWrite, SwapPriority, SyncGuard, SyncPages, ThpSwap, ThpZeroSubpage, UffdioMove, Untaggable, ZeroPage,
+    ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
 };
 use super::{Policy, Profile};
 
@@ -72,6 +73,12 @@ profiles! {
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
+        swap_priority: SwapPriority::Descending,
+        core_dump_tags: CoreDumpTags::None,
+        uffdio_move: UffdioMove::Absent,
+        zeromap: Zeromap::Written,
+        zswap_load: ZswapLoad::Kept,
+        zswap_large: ZswapLarge::Rejected,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
         sync_pages: SyncPages::Compound,
@@ -143,6 +150,7 @@ profiles! {
     "linux-5.18" linux_5_18 from linux_5_16, "do_swap_page frees the slot before set_pte_at restores its tags" {
         restore_at: RestoreAt::AfterFree,
         pte_barrier: PteBarrier::Wmb,
+        core_dump_tags: CoreDumpTags::WholeVma,
     }
     "linux-5.19" linux_5_19 from linux_5_18, "as 5.18" {
     }
@@ -156,6 +164,7 @@ profiles! {
     }
     "linux-6.1.18" linux_6_1_18 from linux_6_1_0, "backport of e059853d14ca: tags before the flag, flag also without tags" {
         host_sync: HostSync::ClearFirstAlways,
+        core_dump_tags: CoreDumpTags::DumpedPart,
         copy_flag: CopyFlag::After,
     }
     "linux-6.1.27" linux_6_1_27 from linux_6_1_18, "mmu_seq sampled under mmap_lock" {
@@ -176,6 +185,7 @@ profiles! {
     }
     "linux-6.2" linux_6_2 from linux_6_1_0, "PG_mte_lock; MAP_SHARED guests; VM_MTE_ALLOWED, read too late" {
         host_sync: HostSync::LockAlways,
+        core_dump_tags: CoreDumpTags::DumpedPart,
         copy_flag: CopyFlag::AfterLock,
         copy_to_flagged: CopyToFlagged::Warn,
         sanitise: Sanitise::Lock,
@@ -208,16 +218,19 @@ profiles! {
     }
     "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags; a swap-in that bypasses the swap cache holds its slot" {
         sync_pages: SyncPages::Mapped,
+        uffdio_move: UffdioMove::Present,
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.10" linux_6_10 from linux_6_8, "large folios swapped whole; no change_pte notifier" {
         save_failure: SaveFailure::RedirtyUndo,
+        zswap_load: ZswapLoad::Exclusive,
         pageout_references: PageoutReferences::Ignored,
         thp_swap: ThpSwap::Whole,
         change_pte: ChangePte::None,
     }
     "linux-6.12.0" linux_6_12_0 from linux_6_10, "6.12 as released: COPY_TAGS refuses while logging; tagged zero pages lost in a split" {
         swap_in_write: SwapInWrite::Vma,
+        zeromap: Zeromap::Bit,
         async_report: AsyncReport::KernelEntry,
         copy_tags_logging: CopyTagsLogging::Busy,
         copy_tags_offline: CopyTagsOffline::Fault,
@@ -234,6 +247,7 @@ profiles! {
     "linux-6.13" linux_6_13 from linux_6_12_0, "PROT_MTE on hugetlb" {
         hugetlb_mte: HugetlbMte::Supported,
         huge_zero_write: HugeZeroWrite::Huge,
+        zswap_large: ZswapLarge::Stored,
     }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,
@@ -245,6 +259,7 @@ profiles! {
     }
     "linux-7.0" linux_7_0 from linux_6_18, "MTE trapped at EL2 where a VM has none" {
         mte_off_trap: MteOffTrap::Trapped,
+        swap_priority: SwapPriority::Equal,
     }
     "linux-7.2" linux_7_2 from linux_7_0, "guest_memfd refused behind an MTE VM; KVM leaves the zero page alone" {
         sanitise: Sanitise::LockSkipZero,

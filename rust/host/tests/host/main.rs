@@ -2,6 +2,7 @@
 
 mod blocks;
 mod common;
+mod core_dump;
 mod disk_file;
 mod founding_thread;
 mod guest_memfd;
@@ -13,5 +14,9 @@ mod migrate;
 mod random;
 mod random_mm;
 mod registers;
+mod save_failure;
+mod swap_devices;
 mod thp;
+mod uffd_move;
 mod userfault;
+mod zswap;

@@ -308,11 +308,6 @@ impl Machine {
         })
     }
 
-    /// `swapoff`.
-    fn swapoff(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, |machine| machine.swapoff().map_err(Refusal::of("swapoff")))
-    }
-
     /// How many pages may be resident at once.
     fn set_memory_limit(&self, py: Python<'_>, pages: u64) -> PyResult<()> {
         self.with(py, |machine| {

@@ -11,11 +11,12 @@ mod tables;
 
 use tagvisor_arch::{PAGE_SIZE, PageTags, Pfn, Va};
 
+use crate::errno::Errno;
 use crate::hugetlb::{HPAGE_PAGES, HPAGE_SIZE};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::page::PageFlags;
-use crate::policy::{RestoreAt, SavedTags, StaleEntry};
+use crate::policy::{RestoreAt, SaveFailure, SavedTags, StaleEntry};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 use crate::swap::SwpEntry;
@@ -263,6 +264,25 @@ fn page_mte_tagged(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         pfn.0
     );
     Flow::Return(0)
+}
+
+/// `kmalloc` of the buffer. K3: without one the page stays; only a counterfactual writes it out all the same.
+fn mte_allocate_tag_storage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if !host.failing_tag_saves.next() {
+        return Flow::Next;
+    }
+    host.stats.tag_save_failures += 1;
+    let (pfn, entry) = (page_of(l), entry_of(l));
+    note!(
+        host,
+        [Key::Frame(pfn), Key::Slot(entry)],
+        "no memory to save the tags of pfn {:#x}: -ENOMEM",
+        pfn.0
+    );
+    if host.policy.save_failure == SaveFailure::SwapAnyway {
+        return Flow::Return(0);
+    }
+    Flow::Return(Errno::Enomem.ret())
 }
 
 fn xa_store(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {

@@ -6,10 +6,10 @@
 //! **Keeps**: a table is an outline of the kernel function, in its own words.
 
 use super::{
-    already_tagged, erase_at_restore, is_zero_pfn, mte_clear_page_tags, mte_restore_page_tags, page_mte_tagged,
-    pte_tagged, pte_tagged_or_flag, restore_replaced, restore_under_tag_sync_lock, sanitise_under_tag_sync_lock,
-    set_page_mte_tagged, sync_under_tag_sync_lock, test_and_set_mte_tagged, test_mte_tagged, try_page_mte_tagging,
-    was_restored, xa_load, xa_load_flagged, xa_store,
+    already_tagged, erase_at_restore, is_zero_pfn, mte_allocate_tag_storage, mte_clear_page_tags,
+    mte_restore_page_tags, page_mte_tagged, pte_tagged, pte_tagged_or_flag, restore_replaced,
+    restore_under_tag_sync_lock, sanitise_under_tag_sync_lock, set_page_mte_tagged, sync_under_tag_sync_lock,
+    test_and_set_mte_tagged, test_mte_tagged, try_page_mte_tagging, was_restored, xa_load, xa_load_flagged, xa_store,
 };
 use crate::paths::outline::outline;
 
@@ -176,9 +176,10 @@ outline! {
 }
 
 outline! {
-    /// Every version: only a flagged page's tags are saved.
+    /// Every version: only a flagged page's tags are saved, and only if there is memory for them.
     pub(in crate::paths) SAVE = "mte_save_tags" {
         "page_mte_tagged" => page_mte_tagged,
+        "mte_allocate_tag_storage" => mte_allocate_tag_storage,
         "xa_store(mte_pages)" => xa_store,
     }
 }
