@@ -339,7 +339,8 @@ fn wp_page_reuse(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (_, vma) = host.mm(l.mm).vma(l.va).map(|(s, v)| (s, *v)).expect("found before");
     let page = host.page(pfn);
     let exclusive = matches!(page.mapping, PageMapping::Anon(_))
-        && (page.flags.contains(PageFlags::ANON_EXCLUSIVE) || page.refcount == 1 && page.swap.is_none());
+        && (page.flags.contains(PageFlags::ANON_EXCLUSIVE)
+            || page.refcount == 1 && page.swap.is_none() && !page.flags.contains(PageFlags::LOCKED));
     if pfn == host.zero_pfn || !vma.flags.contains(VmFlags::SHARED) && !exclusive {
         return Flow::Next;
     }

@@ -19,7 +19,7 @@ use crate::mm::{Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
-use crate::paths::{change_pte, fault, notifier, split};
+use crate::paths::{change_pte, fault, notifier, ptl, split};
 use crate::policy::KsmMergeTagged;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
@@ -236,12 +236,13 @@ fn unlock_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// Still this page, with nobody's reference but the mappings'? `l.writable` says that it could be protected.
-fn page_vma_mapped_walk(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn page_vma_mapped_walk(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let pfn = l.pfn.expect("locked");
     let mapped = matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn: now, .. }) if now == pfn);
     l.writable = mapped && host.mapcount(pfn) == host.page(pfn).refcount as usize;
     let changes = matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { write, dirty, .. }) if write || dirty);
     if l.writable && (changes || host.has_flag(pfn, PageFlags::ANON_EXCLUSIVE)) {
+        ptl::lock(host, io, l.mm, l.va);
         Flow::Next
     } else {
         Flow::To("mmu_notifier_invalidate_range_end")
@@ -254,10 +255,11 @@ fn sync_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     pte::sync_tags(host, l, vma, Old::None)
 }
 
-fn set_write_protected(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn set_write_protected(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let pfn = l.pfn.expect("locked");
+    ptl::unlock(host, io);
     let Some(Pte::Present { tagged, special, .. }) = host.mm(l.mm).pte(l.va) else {
-        unreachable!("mapped, and mmap_lock is held")
+        unreachable!("mapped, and the lock of its PTE is held")
     };
     let page = host.page_mut(pfn);
     page.flags.remove(PageFlags::ANON_EXCLUSIVE | PageFlags::LAZYFREE);
@@ -314,27 +316,24 @@ fn pages_identical(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 /// `set_pte_at` of the merged page; a special PTE's page is left alone.
 fn sync_kpage(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    let pte = host.mm(l.mm).pte(l.va);
+    l.writable = matches!(pte, Some(Pte::Present { pfn, .. }) if Some(pfn) == l.pfn);
+    if !l.writable {
+        return Flow::To("mmu_notifier_invalidate_range_end");
+    }
+    ptl::lock(host, io, l.mm, l.va);
     if l.from == Some(host.zero_pfn) {
         return Flow::Next;
     }
     sync_tags(host, &mut Locals { pfn: l.from, ..*l }, io)
 }
 
-fn set_kpage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn set_kpage(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let (pfn, kpage) = (l.pfn.expect("locked"), l.from.expect("the caller has it"));
-    let Some(Pte::Present {
-        pfn: now,
-        tagged,
-        special,
-        ..
-    }) = host.mm(l.mm).pte(l.va)
-    else {
-        unreachable!("mapped, and mmap_lock is held")
+    ptl::unlock(host, io);
+    let Some(Pte::Present { tagged, special, .. }) = host.mm(l.mm).pte(l.va) else {
+        unreachable!("mapped, and the lock of its PTE is held")
     };
-    l.writable = now == pfn;
-    if !l.writable {
-        return Flow::Next;
-    }
     let pte = Pte::Present {
         pfn: kpage,
         write: false,

@@ -137,13 +137,17 @@ fn source(l: &Locals) -> Pfn {
 /// The source is locked, and a destination is there, locked too.
 fn alloc_migration_target(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let from = source(l);
-    let fit = host.is_movable(from) && !host.is_thp(from);
+    // Isolated by nobody else: reclaim frees what nobody has and no slot is bound to.
+    let held = host.page(from).refcount > 0 || host.page(from).swap.is_some();
+    let fit = held && host.is_movable(from) && !host.is_thp(from);
     if !fit || host.has_flag(from, PageFlags::LOCKED) {
         return Flow::Return(Errno::Eagain.ret());
     }
     let Some(pfn) = host.alloc_page(PageMapping::None) else {
         return Flow::Return(Errno::Enomem.ret());
     };
+    // Isolated: ours until it is put back or given up, whoever lets go of it meanwhile.
+    host.page_mut(from).refcount += 1;
     host.set_flag(from, PageFlags::LOCKED, true);
     host.set_flag(pfn, PageFlags::LOCKED, true);
     note!(
@@ -312,8 +316,12 @@ fn folio_unlock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let (from, to) = (source(l), l.pfn.expect("allocated"));
     host.set_flag(from, PageFlags::LOCKED, false);
     if from == to {
+        if host.put_page(from) {
+            host.drop_unmapped_page(from);
+        }
         return Flow::Return(l.ret);
     }
+    host.page_mut(from).refcount -= 1;
     host.set_flag(to, PageFlags::LOCKED, false);
     if matches!(io.op, Op::Madvise(_, _, _, Advice::SoftOffline)) {
         host.set_flag(from, PageFlags::HWPOISON, true);
@@ -345,11 +353,11 @@ impl Host {
                 .intersects(PageFlags::RESERVED | PageFlags::HWPOISON)
     }
 
-    /// `folio_expected_refs`, of a page that is mapped nowhere.
+    /// `folio_expected_refs`, of a page that is mapped nowhere and isolated.
     fn has_expected_refs(&self, pfn: Pfn) -> bool {
         let page = self.page(pfn);
         let in_cache = matches!(page.mapping, PageMapping::File(..)) && page.swap.is_none();
-        page.refcount == u32::from(in_cache)
+        page.refcount == 1 + u32::from(in_cache)
     }
 
     /// A place where a migration entry stands for the page.

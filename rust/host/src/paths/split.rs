@@ -69,7 +69,10 @@ fn folio_trylock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Return(Errno::Eagain.ret());
     }
     for pfn in folio(from) {
-        host.set_flag(pfn, PageFlags::LOCKED, true);
+        let page = host.page_mut(pfn);
+        page.flags |= PageFlags::LOCKED;
+        // Ours, whoever lets go of it meanwhile; what nobody maps nobody can take.
+        page.refcount += u32::from(page.refcount > 0);
     }
     Flow::Next
 }
@@ -125,7 +128,7 @@ fn try_to_migrate(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn folio_ref_freeze(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let held = |pfn: Pfn| {
         let ours = if Some(pfn) == l.from { l.seq } else { 0 };
-        u64::from(host.page(pfn).refcount) != ours
+        u64::from(host.page(pfn).refcount) > 1 + ours
     };
     l.merged = u32::from(folio(head(l)).any(held));
     l.index = 0;
@@ -227,18 +230,17 @@ fn set_pte_at(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 /// Unlocks the pages. After a split those that nobody has go back to the allocator, one after the other.
 fn free_unmapped(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let split = l.merged == 0;
     for pfn in folio(head(l)) {
-        host.set_flag(pfn, PageFlags::LOCKED, false);
-    }
-    if l.merged > 0 {
-        return Flow::Return(Errno::Eagain.ret());
-    }
-    for pfn in folio(head(l)) {
-        if host.page(pfn).refcount == 0 && host.page(pfn).swap.is_none() {
+        let page = host.page_mut(pfn);
+        page.flags.remove(PageFlags::LOCKED);
+        let ours = page.refcount > 0;
+        page.refcount -= u32::from(ours);
+        if page.refcount == 0 && page.swap.is_none() && (ours || split) {
             host.drop_unmapped_page(pfn);
         }
     }
-    Flow::Return(0)
+    Flow::Return(if split { 0 } else { Errno::Eagain.ret() })
 }
 
 impl Host {
