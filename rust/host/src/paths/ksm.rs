@@ -48,6 +48,8 @@ outline! {
         "pages_identical" => pages_identical,
         "replace_page" => |_, l, _| Flow::Call(PathId::ReplacePage, *l),
         "unlock_page" => unlock_page,
+        "put_page" => |host, l, _| put(host, l, l.pfn),
+        "put_page of the merged one" => |host, l, _| put(host, l, l.from),
         "mmap_read_unlock" => mmap_read_unlock,
     }
 }
@@ -71,7 +73,7 @@ outline! {
         "set_pte_at" => set_kpage,
         "mmu_notifier_change_pte" => |_, l, _| change_pte::call(&Locals { pfn: l.from, ..*l }),
         "mmu_notifier_invalidate_range_end" => |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(l)),
-        "put_page" => put_replaced,
+        "return" => |_, l, _| Flow::Return(if l.writable { 0 } else { Errno::Efault.ret() }),
     }
 }
 outline! {
@@ -216,30 +218,59 @@ fn find_mergeable_vma(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         l.ret = Errno::Efault.ret();
         return Flow::To("mmap_read_unlock");
     }
+    l.merged = 0;
     if l.from == Some(pfn) {
         // Shared since a fork: merged already.
         l.ret = 0;
         return Flow::To("mmap_read_unlock");
     }
-    host.set_flag(pfn, PageFlags::LOCKED, true);
+    if let Some(kpage) = l.from.filter(|kpage| host.is_counted(*kpage)) {
+        let page = host.page_mut(kpage);
+        if page.refcount == 0 || page.mapping != PageMapping::Ksm {
+            // Nobody has it any more.
+            l.ret = Errno::Efault.ret();
+            return Flow::To("mmap_read_unlock");
+        }
+        page.refcount += 1;
+    }
+    let page = host.page_mut(pfn);
+    page.refcount += 1;
+    page.flags |= PageFlags::LOCKED;
     Flow::Next
 }
 
 fn mmap_read_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.mm_mut(l.mm).mmap_lock.read_unlock();
-    Flow::Return(l.ret)
+    let failed = l.ret < 0 || l.merged > 0;
+    Flow::Return(if failed { Errno::Efault.ret() } else { 0 })
 }
 
 fn unlock_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.set_flag(l.pfn.expect("locked"), PageFlags::LOCKED, false);
+    // Outlives the calls that follow.
+    l.merged = u32::from(l.ret < 0);
     Flow::Next
 }
 
-/// Still this page, with nobody's reference but the mappings'? `l.writable` says that it could be protected.
+/// Our reference goes; with the last one the page, and its slot.
+fn put(host: &mut Host, l: &mut Locals, pfn: Option<Pfn>) -> Flow {
+    l.ret = 0;
+    let Some(pfn) = pfn.filter(|pfn| host.is_counted(*pfn)) else {
+        return Flow::Next;
+    };
+    host.page_mut(pfn).refcount -= 1;
+    if host.page(pfn).refcount > 0 {
+        return Flow::Next;
+    }
+    let (entry, pfn) = (host.page(pfn).swap, Some(pfn));
+    Flow::Call(PathId::FreePageAndSwapCache, Locals { pfn, entry, ..*l })
+}
+
+/// Still this page, with nobody's reference but the mappings' and ours? `l.writable` says that it could be protected.
 fn page_vma_mapped_walk(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let pfn = l.pfn.expect("locked");
     let mapped = matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn: now, .. }) if now == pfn);
-    l.writable = mapped && host.mapcount(pfn) == host.page(pfn).refcount as usize;
+    l.writable = mapped && host.mapcount(pfn) + 1 == host.page(pfn).refcount as usize;
     let changes = matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { write, dirty, .. }) if write || dirty);
     if l.writable && (changes || host.has_flag(pfn, PageFlags::ANON_EXCLUSIVE)) {
         ptl::lock(host, io, l.mm, l.va);
@@ -355,20 +386,6 @@ fn set_kpage(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         host.place(l.mm, l.va)
     );
     Flow::Next
-}
-
-/// The replaced page, once nobody maps it, is freed with its slot.
-fn put_replaced(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("locked");
-    if !l.writable {
-        return Flow::Return(Errno::Efault.ret());
-    }
-    if host.page(pfn).refcount > 0 {
-        return Flow::Return(0);
-    }
-    host.set_flag(pfn, PageFlags::LOCKED, false);
-    let entry = host.page(pfn).swap;
-    Flow::Tail(PathId::FreePageAndSwapCache, Locals { entry, ..*l })
 }
 
 fn break_ksm(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {

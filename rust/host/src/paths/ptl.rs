@@ -1,7 +1,7 @@
 //! The page table lock.
 //!
 //! **Models** `pte_offset_map_lock` where a kernel path holds it over several steps: `do_swap_page` from `pte_same` to its
-//! end, `change_pte_range` while a page's tags are synced. Whatever else looks at or changes a PTE under the lock waits
+//! end, `change_pte_range`, `write_protect_page` and `replace_page` while a page's tags are synced. Whatever else looks at or changes a PTE under the lock waits
 //! meanwhile; [`takes`] says which steps those are. One lock a page, where the kernel has one a page table: what two pages of
 //! a table do to each other is nothing. **Leaves out** the lock of steps that take and drop it at once, for they are atomic
 //! anyway, and of faults that read the PTE without it.
@@ -18,7 +18,8 @@ use crate::step::{Io, Locals, PathId};
 const fn steps(path: PathId) -> &'static [&'static str] {
     match path {
         PathId::GetUserPages => &["follow_page_mask"],
-        PathId::DoAnonymousPage | PathId::ReplacePage => &["set_pte_at"],
+        PathId::DoAnonymousPage => &["set_pte_at"],
+        PathId::ReplacePage => &["mte_sync_tags", "set_pte_at"],
         PathId::DoWpPage => &["wp_can_reuse_anon_folio", "set_pte_at"],
         PathId::DoFault => &["set_ptes", "set_pte_at"],
         PathId::DoSwapPage => &["pte_same"],
