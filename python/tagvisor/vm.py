@@ -102,6 +102,22 @@ class Vm:
         self.machine.enable_cap_arm_mte(self.id)
         self.mte = True
 
+    def enable_eager_split(self, chunk: int | str = "2 MiB") -> None:
+        """``KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)``.
+
+        A huge page is mapped for the guest as one block of 2 MiB, where guest and VMM address are
+        aligned alike. When its memslot begins to log writes, the block is split into pages at
+        once; without this capability the first write to it breaks it.
+
+        Args:
+            chunk: How much is split at a time: 4 KiB, 2 MiB or 1 GiB; 0 for not at all.
+
+        Raises:
+            LinuxError: ``EINVAL``: the kernel has no such capability (up to 6.4), no page or block
+                has that size, or the VM has memslots.
+        """
+        self.machine.enable_cap_eager_split(self.id, _check.size("chunk", chunk, zero=True))
+
     def vcpu(self) -> Vcpu:
         """``KVM_CREATE_VCPU``.
 

@@ -108,3 +108,42 @@ def test_an_actor_maps_a_file_over_a_memslots_memory() -> None:
     assert ram.page(0).load() == 7
     with pytest.raises(tv.ArgumentError, match="backing"):
         tv.ops.mmap(ram, backing=tv.Host(memory="1 MiB").memfd(1))
+
+
+def test_a_huge_page_is_a_block_until_a_logged_write_or_a_split() -> None:
+    host = tv.Host("6.12", memory="16 MiB")
+    host.set_transparent_hugepage("madvise")
+    vmm = host.process("vmm")
+    ram = vmm.mmap(512, at=0x7000_0020_0000)
+    ram.madvise("hugepage")
+    ram.page(0).store(1)
+    vm = vmm.create_vm(mte=True)
+    vm.enable_eager_split()
+    slot = vm.add_memslot(IPA, ram)
+    cpu = vm.vcpu()
+
+    cpu.stg(IPA + 3 * 4096, 5)
+    assert cpu.ldg(IPA + 511 * 4096) == 0
+    assert (host.stats()["stage2_faults"], host.stats()["stage2_blocks"]) == (1, 1)
+    vm.set_dirty_log(slot, on=True)
+
+    assert host.stats()["stage2_block_splits"] == 1
+    assert cpu.ldg(IPA + 3 * 4096) == 5
+    assert host.stats()["stage2_faults"] == 1
+    host.check()
+
+
+def test_eager_split_is_refused_by_old_kernels_and_once_there_are_slots() -> None:
+    old = tv.Host("6.4").process().create_vm()
+    with pytest.raises(tv.LinuxError, match="EAGER_SPLIT") as refused:
+        old.enable_eager_split()
+    assert refused.value.errno_name == "EINVAL"
+
+    vmm = tv.Host("6.12").process()
+    vm = vmm.create_vm()
+    with pytest.raises(tv.LinuxError):
+        vm.enable_eager_split(3 * 4096)
+    vm.enable_eager_split(0)
+    vm.add_memslot(IPA, vmm.mmap(1))
+    with pytest.raises(tv.LinuxError):
+        vm.enable_eager_split()

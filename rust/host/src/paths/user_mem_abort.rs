@@ -19,7 +19,7 @@ use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
 use crate::paths::outline::outline;
-use crate::policy::{FaultLock, FaultSnapshot, SanitisePermission, SharedBacking, Untaggable};
+use crate::policy::{FaultLock, FaultSnapshot, SanitisePermission, SanitiseSize, SharedBacking, Untaggable};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 use crate::thp::pmd_address;
@@ -246,7 +246,7 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     if !l.block || host.tags_by_head(pfn) {
         // One page, or a huge page with one flag for all of it.
-        let only_page = !l.block;
+        let only_page = !l.block && host.policy.sanitise_size == SanitiseSize::Mapped;
         return Flow::Call(PathId::SanitiseMteTags, Locals { only_page, ..*l });
     }
     // The next page of the block; the step that maps comes back here until all of it is done.

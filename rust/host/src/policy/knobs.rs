@@ -244,13 +244,23 @@ knobs! {
         /// The same, but the shared zero page is left alone (7.2; seen in 7.3).
         LockSkipZero = "lock-skip-zero",
     }
-    /// Whether a stage-2 permission fault sanitises too.
+    /// Whether a stage-2 permission fault sanitises too. Not doing so overlooks the fault that maps a block where a page was
+    /// (logging over, the VMM has a huge page): nobody has looked at the tags of the other 511.
     "K19" sanitise_permission: SanitisePermission, "sanitise on a permission fault",
     "arch/arm64/kvm/mmu.c (user_mem_abort), v10 to 7.3" {
-        /// No: the page was sanitised when it was mapped (every version).
+        /// No: the page was sanitised when it was mapped (every version; the leak seen on 6.1.192, 6.12.107, 7.3.4).
         No = "no",
         /// Yes: counterfactual.
         Yes = "yes",
+    }
+    /// How much of a page of hugetlb, whose head's flag speaks for all of it, `sanitise_mte_tags` clears when KVM maps one
+    /// page of it (writes are logged, or addresses are not aligned alike).
+    "sanitise_size" sanitise_size: SanitiseSize, "sanitised of a huge page mapped by pages",
+    "arch/arm64/kvm/mmu.c (sanitise_mte_tags), v6.13; the leak recorded on 7.3.4" {
+        /// What is mapped (6.13 and later): the rest passes for initialised.
+        Mapped = "mapped",
+        /// All that the flag speaks for: counterfactual.
+        Folio = "folio",
     }
     /// What KVM's `change_pte` notifier (`kvm_set_spte_gfn`) does with the page that KSM or copy-on-write put in place of
     /// a mapped one.
@@ -496,6 +506,14 @@ knobs! {
         Last = "last",
         /// First (6.11 and later).
         First = "first",
+    }
+    /// Whose flags `/proc/kpageflags` shows of a page in a transparent huge page.
+    "kpageflags" kpageflags: Kpageflags, "kpageflags of a huge page's tail",
+    "fs/proc/page.c (stable_page_flags); recorded on 6.1.192, 6.12.107, 7.3.4" {
+        /// The page's own (seen in 6.1).
+        Page = "page",
+        /// The head's (seen in 6.12 and 7.3).
+        Folio = "folio",
     }
     /// When an asynchronous tag check fault of a process becomes `SEGV_MTEAERR`.
     "async_report" async_report: AsyncReport, "SEGV_MTEAERR delivered",

@@ -9,10 +9,10 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
-    HugeZero, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
-    RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
-    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap,
-    ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    HugeZero, HugetlbMte, HwpoisonSignal, Kpageflags, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences,
+    PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission,
+    SanitiseSize, SaveFailure, SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass,
+    SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -53,6 +53,7 @@ profiles! {
         ksm_merge_tagged: KsmMergeTagged::Never,
         sanitise: Sanitise::TestAndSet,
         sanitise_permission: SanitisePermission::No,
+        sanitise_size: SanitiseSize::Mapped,
         change_pte: ChangePte::Map,
         shared_backing: SharedBacking::Allowed,
         untaggable: Untaggable::Cacheable,
@@ -78,6 +79,7 @@ profiles! {
         soft_offline_reserved: SoftOfflineReserved::Eio,
         split_flags: SplitFlags::Head,
         pageout_references: PageoutReferences::Checked,
+        kpageflags: Kpageflags::Page,
         async_report: AsyncReport::Access,
     }
     "v11-series" v11_series from v10_series, "v11: offline memory is -EFAULT at the fault" {
@@ -216,6 +218,7 @@ profiles! {
     "linux-6.12.0" linux_6_12_0 from linux_6_10, "6.12 as released: COPY_TAGS refuses while logging; tagged zero pages lost in a split" {
         swap_in_write: SwapInWrite::Vma,
         async_report: AsyncReport::KernelEntry,
+        kpageflags: Kpageflags::Folio,
         copy_tags_logging: CopyTagsLogging::Busy,
         copy_tags_offline: CopyTagsOffline::Fault,
         thp_zero_subpage: ThpZeroSubpage::DataOnly,
