@@ -30,11 +30,13 @@ def test_every_answer_is_the_recorded_kernels(name: str, swap: Literal["nvme", "
 def test_leaks_that_the_model_found_answer_as_they_were_then_recorded(
     name: str, kernel: str
 ) -> None:
-    script = DATA / f"{name.removesuffix(f'.{kernel}')}.scn"
+    found = DATA.parent / "found"
 
-    answers = scenario.run(script, policy=f"linux-{kernel}", swap="zram")
+    answers = scenario.run(
+        found / f"{name.removesuffix(f'.{kernel}')}.scn", policy=f"linux-{kernel}", swap="zram"
+    )
 
-    assert scenario.json_lines(answers) == (DATA / f"{name}.jsonl").read_text()
+    assert scenario.json_lines(answers) == (found / f"{name}.jsonl").read_text()
 
 
 def test_a_scenario_answers_with_the_same_bytes_twice() -> None:

@@ -155,8 +155,8 @@ ROWS = (
             "Logging ends, and the guest writes page 3: a permission fault.",
             "The VMM has a PMD there, so a block is mapped in place of the table.",
             "A permission fault sanitises nothing: 511 pages are in it as they were (P4).",
-            "The guest reads the tags of whoever had page 9 before. What it stores there is lost "
-            "when the page is swapped: PG_mte_tagged is clear.",
+            "The guest reads the tags of whoever had page 9 before.",
+            "What it stores there is lost when the page is swapped: PG_mte_tagged is clear.",
         ),
         script=merged_block,
         machine={"memory": "8 MiB"},
