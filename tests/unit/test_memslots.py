@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tagvisor as tv
+from tagvisor import scenario
 from tagvisor.vm import READ_ONLY
 
 IPA = 0x5000_0000
@@ -147,3 +148,24 @@ def test_eager_split_is_refused_by_old_kernels_and_once_there_are_slots() -> Non
     vm.add_memslot(IPA, vmm.mmap(1))
     with pytest.raises(tv.LinuxError):
         vm.enable_eager_split()
+
+
+def test_a_failed_fault_says_where_under_the_policy_that_was_proposed() -> None:
+    for value, told in (("gmem", None), ("all", (0, IPA + PAGE, PAGE))):
+        host = tv.Host(tv.linux("7.3").replace(memory_fault_exit=value), memory="1 MiB")
+        vmm = host.process()
+        vm = vmm.create_vm(mte=True)
+        vm.add_memslot(IPA, vmm.mmap(2, prot=""))
+        with pytest.raises(tv.GuestExit, match="EFAULT") as failed:
+            vm.vcpu().ldg(IPA + PAGE + 32)
+        assert failed.value.memory_fault == told
+        assert ("MEMORY_FAULT" in str(failed.value)) == (told is not None)
+        assert failed.value.errno_name == "EFAULT"
+
+
+def test_a_scenario_answers_a_memory_fault_as_exit_39() -> None:
+    script = "mmap N anon 1 none\nvm mte\nslot 1 0x50000000 N 0 1\ng ldg 0x50000000\n"
+    answers = scenario.run_text(script, policy=tv.linux("7.3").replace(memory_fault_exit="all"))
+    expected = {"run": -1, "kvm_run": "EFAULT", "exit": 39}
+    assert expected.items() <= answers[3].items()
+    assert answers[3]["mf"] == "flags=0 gpa=50000000 size=1000"

@@ -53,6 +53,15 @@ pub enum GuestExit {
     Undefined,
     /// `KVM_RUN` failed.
     Errno(Errno),
+    /// `KVM_RUN` failed, with `KVM_EXIT_MEMORY_FAULT`, whose flags are 0.
+    MemoryFault {
+        /// Its error.
+        errno: Errno,
+        /// First address of what could not be mapped.
+        gpa: Ipa,
+        /// Bytes; 0 where it was not known yet.
+        size: u64,
+    },
     /// `KVM_EXIT_MMIO`.
     Mmio {
         /// A store?
@@ -279,6 +288,7 @@ impl Machine {
             OpResult::Value(value) => Ok(value),
             OpResult::Exception(fault) => Err(GuestExit::Exception(fault)),
             OpResult::Errno(errno) => Err(GuestExit::Errno(errno)),
+            OpResult::MemoryFault { errno, gpa, size } => Err(GuestExit::MemoryFault { errno, gpa, size }),
             OpResult::Mmio { write, ipa, len, value } => Err(GuestExit::Mmio { write, ipa, len, value }),
             other => unreachable!("a guest answers a value or an exit, not {other:?}"),
         }

@@ -220,6 +220,15 @@ pub enum OpResult {
         /// What was stored.
         value: u64,
     },
+    /// `KVM_RUN` failed, with `KVM_EXIT_MEMORY_FAULT`.
+    MemoryFault {
+        /// Its error.
+        errno: Errno,
+        /// First address of what could not be mapped.
+        gpa: Ipa,
+        /// Bytes; 0 where it was not known yet.
+        size: u64,
+    },
     /// Tags read, one a byte; `covered` bytes of guest memory.
     Tags {
         /// The tags.

@@ -86,7 +86,10 @@ fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         ret => {
             let errno = Errno::from_ret(ret).unwrap_or(Errno::Efault);
             note!(host, [], "KVM_RUN returns -{errno} for ipa {}", l.ipa);
-            io.result = OpResult::Errno(errno);
+            io.result = match io.result {
+                OpResult::MemoryFault { gpa, size, .. } => OpResult::MemoryFault { errno, gpa, size },
+                _ => OpResult::Errno(errno),
+            };
             Flow::Return(0)
         }
     }

@@ -19,7 +19,9 @@ use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
 use crate::paths::outline::outline;
-use crate::policy::{FaultLock, FaultSnapshot, SanitisePermission, SanitiseSize, SharedBacking, Untaggable};
+use crate::policy::{
+    FaultLock, FaultSnapshot, MemoryFaultExit, SanitisePermission, SanitiseSize, SharedBacking, Untaggable,
+};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 use crate::thp::pmd_address;
@@ -124,10 +126,34 @@ fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     }
 }
 
-fn vma_lookup(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+/// `kvm_prepare_memory_fault_exit`, where the policy has it of such memory: what the VMM is told of the failed fault.
+pub(super) fn kvm_prepare_memory_fault_exit(host: &Host, l: &Locals, io: &mut Io, size: u64) {
+    let told = match host.policy.memory_fault_exit {
+        MemoryFaultExit::None => false,
+        MemoryFaultExit::Gmem => host.vm(l.vm).memslot(l.ipa.gfn()).is_some_and(|s| s.gmem.is_some()),
+        MemoryFaultExit::All => true,
+    };
+    if told {
+        let gpa = if size > PAGE_SIZE {
+            Ipa(l.ipa.0 / size * size)
+        } else {
+            l.ipa.page()
+        };
+        let errno = Errno::Efault;
+        io.result = OpResult::MemoryFault { errno, gpa, size };
+    }
+}
+
+/// `vma_pagesize`.
+const fn vma_pagesize(l: &Locals) -> u64 {
+    if l.block { HPAGE_SIZE } else { PAGE_SIZE }
+}
+
+fn vma_lookup(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let vma = host.mm(l.mm).vma(l.va);
     let Some((flags, hugetlb)) = vma.map(|(_, v)| (v.flags, host.is_hugetlb(v))) else {
         host.mm_mut(l.mm).mmap_lock.read_unlock();
+        kvm_prepare_memory_fault_exit(host, l, io, 0);
         return Flow::Return(Errno::Efault.ret());
     };
     l.mte_allowed = flags.contains(VmFlags::MTE_ALLOWED);
@@ -169,13 +195,14 @@ fn vma_used_after_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// K22 by frame: which memory is mapped as Device? Under K23 = slot only what the slot said when it was added counts.
-fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     if l.ret < 0 && l.out == super::fault::HWPOISON {
         host.mm_mut(l.mm).sigbus = true;
         // kvm_send_hwpoison_signal: with a signal pending KVM_RUN ends as for any other.
         return Flow::Return(Errno::Eintr.ret());
     }
     if l.ret < 0 {
+        kvm_prepare_memory_fault_exit(host, l, io, vma_pagesize(l));
         return Flow::Return(Errno::Efault.ret());
     }
     let pfn = tagvisor_arch::Pfn(l.ret.unsigned_abs());
@@ -218,7 +245,7 @@ pub(super) fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) 
 }
 
 /// K21 to K23 and K18: may the page be in an MTE guest, and are its tags fit to be seen?
-fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     l.ret = 0;
     l.block = !l.device && (l.block || host.transparent_hugepage_adjust(l));
     let permission = l.permission && host.policy.sanitise_permission == SanitisePermission::No;
@@ -241,6 +268,7 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             "{} may not back an MTE guest: -EFAULT",
             host.place(l.mm, l.va)
         );
+        kvm_prepare_memory_fault_exit(host, l, io, vma_pagesize(l));
         l.ret = Errno::Efault.ret();
         return Flow::To("kvm_fault_unlock");
     }

@@ -421,6 +421,17 @@ knobs! {
         /// Yes, off until asked for (6.5 and later).
         Present = "present",
     }
+    /// Which failed stage-2 faults tell the VMM where: `KVM_EXIT_MEMORY_FAULT` beside the error of `KVM_RUN`
+    /// (`kvm_prepare_memory_fault_exit`, generic since 6.8).
+    "memory_fault_exit" memory_fault_exit: MemoryFaultExit, "KVM_EXIT_MEMORY_FAULT",
+    "arch/arm64/kvm/mmu.c (gmem_abort, v6.18); mail 20240809205158.1340255-4; none recorded of user_mem_abort up to 7.3.4" {
+        /// None (up to 6.17).
+        None = "none",
+        /// Those of `guest_memfd` memory (6.18 and later).
+        Gmem = "gmem",
+        /// Those of any memory (proposed in August 2024, not merged).
+        All = "all",
+    }
     /// Whether the kernel has `KVM_CAP_ARM_MTE`.
     "cap_arm_mte" cap_arm_mte: CapArmMte, "KVM_CAP_ARM_MTE",
     "arch/arm64/kvm/arm.c; 673638f434ee (v5.14), series v10" {

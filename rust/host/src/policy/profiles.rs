@@ -9,10 +9,10 @@
 use super::knobs::{
     AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
-    HugeZero, HugetlbMte, HwpoisonSignal, Kpageflags, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences,
-    PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission,
-    SanitiseSize, SaveFailure, SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass,
-    SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
+    HugeZero, HugetlbMte, HwpoisonSignal, Kpageflags, KsmMergeTagged, MemoryFaultExit, MigrateCopy, MteOffTrap,
+    PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
+    SanitisePermission, SanitiseSize, SaveFailure, SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags,
+    StaleEntry, SwapBypass, SwapInWrite, SyncGuard, ThpSwap, ThpZeroSubpage, Untaggable, ZeroPage, ZeroTags,
 };
 use super::{Policy, Profile};
 
@@ -69,6 +69,7 @@ profiles! {
         thp_zero_subpage: ThpZeroSubpage::Kept,
         fault_lock: FaultLock::Exclusive,
         eager_split: EagerSplit::Absent,
+        memory_fault_exit: MemoryFaultExit::None,
         cap_arm_mte: CapArmMte::Present,
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
@@ -239,6 +240,7 @@ profiles! {
         copy_to_flagged: CopyToFlagged::Overwrite,
         untaggable: Untaggable::Refuse,
         guest_memfd: GuestMemfd::Unsanitised,
+        memory_fault_exit: MemoryFaultExit::Gmem,
         huge_zero: HugeZero::Alloc,
         thp_zero_subpage: ThpZeroSubpage::DataAndTags,
     }

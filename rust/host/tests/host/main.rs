@@ -9,6 +9,7 @@ mod hugetlb;
 mod ksm;
 mod kvm;
 mod memory;
+mod memory_fault;
 mod migrate;
 mod random;
 mod registers;
