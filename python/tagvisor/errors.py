@@ -203,7 +203,7 @@ class MemoryFault(NamedTuple):
     """What ``KVM_EXIT_MEMORY_FAULT`` tells the VMM of a stage-2 fault that was not resolved."""
 
     flags: int
-    """0: the memory is not private to the guest."""
+    """0; 16 where the guest wanted tags of memory mapped ``NoTagAccess``."""
     gpa: int
     """The guest physical address where what could not be mapped begins."""
     size: int
@@ -221,7 +221,8 @@ class GuestExit(TagvisorError):
             without usable backing or ``ENOSYS`` for a tag instruction on an address without memory.
         memory_fault: Where it failed, when the exit reason beside the error is
             ``KVM_EXIT_MEMORY_FAULT``: for ``guest_memfd`` memory since 6.18 (knob
-            ``memory_fault_exit``).
+            ``memory_fault_exit``), and for an access to tags of memory mapped ``NoTagAccess``
+            (:meth:`tagvisor.vm.Vm.enable_mte_perm`).
     """
 
     def __init__(

@@ -169,3 +169,26 @@ def test_a_scenario_answers_a_memory_fault_as_exit_39() -> None:
     expected = {"run": -1, "kvm_run": "EFAULT", "exit": 39}
     assert expected.items() <= answers[3].items()
     assert answers[3]["mf"] == "flags=0 gpa=50000000 size=1000"
+
+
+def test_memory_without_tags_is_mapped_no_tag_access_as_proposed() -> None:
+    host = tv.Host("mte-perm-series", memory="1 MiB")
+    vmm = host.process()
+    disk = vmm.mmap(1, backing=host.file("ramfs", 1), shared=True)
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        vmm.create_vm(mte=True).add_memslot(IPA, disk)
+    vm = vmm.create_vm(mte=True)
+    vm.enable_mte_perm()
+    vm.add_memslot(IPA, disk)
+    cpu = vm.vcpu()
+
+    with pytest.raises(tv.GuestExit, match="MEMORY_FAULT") as wanted:
+        cpu.ldg(IPA + 16)
+
+    assert wanted.value.memory_fault == (16, IPA, PAGE)
+    cpu.set_reg("TCR_EL1", cpu.get_reg("TCR_EL1") | 1 << 57)  # TCMA0: tag 0 is unchecked
+    cpu.store(IPA, 7)
+    assert disk.page(0).load() == 7
+    host.check()
+    with pytest.raises(tv.LinuxError, match="MTE_PERM"):
+        tv.Host("7.3").process().create_vm(mte=True).enable_mte_perm()

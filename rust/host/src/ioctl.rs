@@ -14,7 +14,7 @@ use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD, Vcpu};
 use crate::log::{Key, note};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
-use crate::policy::{CapArmMte, CopyTagsLength, EagerSplit, GuestMemfd};
+use crate::policy::{CapArmMte, CopyTagsLength, EagerSplit, GuestMemfd, Untaggable};
 
 /// Arguments of [`Machine::set_user_memory_region`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,10 +53,12 @@ pub enum GuestExit {
     Undefined,
     /// `KVM_RUN` failed.
     Errno(Errno),
-    /// `KVM_RUN` failed, with `KVM_EXIT_MEMORY_FAULT`, whose flags are 0.
+    /// `KVM_RUN` failed, with `KVM_EXIT_MEMORY_FAULT`.
     MemoryFault {
         /// Its error.
         errno: Errno,
+        /// 0, or [`MEMORY_FAULT_TAG_ACCESS`](crate::MEMORY_FAULT_TAG_ACCESS).
+        flags: u64,
         /// First address of what could not be mapped.
         gpa: Ipa,
         /// Bytes; 0 where it was not known yet.
@@ -122,6 +124,17 @@ impl Machine {
         Ok(())
     }
 
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE_PERM)`, as proposed: memory that may not have tags is mapped `NoTagAccess` instead of
+    /// refused. -EINVAL once a vCPU exists, and where K22 has it not.
+    pub fn enable_cap_arm_mte_perm(&mut self, vm: VmId) -> Result<(), Errno> {
+        self.open_vm(vm)?;
+        if self.host.policy.untaggable != Untaggable::NoTagAccess || !self.host.vm(vm).vcpus.is_empty() {
+            return Err(Errno::Einval);
+        }
+        self.host.vm_mut(vm).mte_perm = true;
+        Ok(())
+    }
+
     /// `KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)`: blocks of a slot are split as soon as it logs writes, or with 0
     /// by write faults only. -EINVAL where the kernel has no such capability, once there are slots, and for a size that no
     /// page or block has.
@@ -145,7 +158,7 @@ impl Machine {
         let kvm = self.host.vm_mut(vm);
         let index = kvm.vcpus.len() as u32;
         let seed = (seed + u64::from(index)) as u16;
-        let vcpu = Vcpu::new(kvm.mte, kvm.stage2, tlb_bits, seed);
+        let vcpu = Vcpu::new(kvm.mte, kvm.mte_perm, kvm.stage2, tlb_bits, seed);
         kvm.vcpus.push(vcpu);
         Ok(VcpuId { vm, index })
     }
@@ -288,7 +301,17 @@ impl Machine {
             OpResult::Value(value) => Ok(value),
             OpResult::Exception(fault) => Err(GuestExit::Exception(fault)),
             OpResult::Errno(errno) => Err(GuestExit::Errno(errno)),
-            OpResult::MemoryFault { errno, gpa, size } => Err(GuestExit::MemoryFault { errno, gpa, size }),
+            OpResult::MemoryFault {
+                errno,
+                flags,
+                gpa,
+                size,
+            } => Err(GuestExit::MemoryFault {
+                errno,
+                flags,
+                gpa,
+                size,
+            }),
             OpResult::Mmio { write, ipa, len, value } => Err(GuestExit::Mmio { write, ipa, len, value }),
             other => unreachable!("a guest answers a value or an exit, not {other:?}"),
         }

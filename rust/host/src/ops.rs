@@ -196,6 +196,9 @@ pub enum Op {
     },
 }
 
+/// `KVM_MEMORY_EXIT_FLAG_TAGACCESS`, as proposed: the guest wanted tags of memory that has none.
+pub const MEMORY_FAULT_TAG_ACCESS: u64 = 1 << 4;
+
 /// The answer to an [`Op`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum OpResult {
@@ -224,6 +227,8 @@ pub enum OpResult {
     MemoryFault {
         /// Its error.
         errno: Errno,
+        /// 0, or [`MEMORY_FAULT_TAG_ACCESS`].
+        flags: u64,
         /// First address of what could not be mapped.
         gpa: Ipa,
         /// Bytes; 0 where it was not known yet.

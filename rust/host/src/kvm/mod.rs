@@ -38,6 +38,8 @@ pub(crate) struct Kvm {
     pub(crate) alive: bool,
     /// `KVM_ARCH_FLAG_MTE_ENABLED`.
     pub(crate) mte: bool,
+    /// `KVM_ARCH_FLAG_MTE_PERM_ENABLED`, as proposed: memory without tags is mapped `NoTagAccess`.
+    pub(crate) mte_perm: bool,
     pub(crate) slots: BTreeMap<u32, Memslot>,
     /// `KVM_CREATE_GUEST_MEMFD`: its files.
     pub(crate) guest_memfds: Vec<FileId>,
@@ -56,7 +58,7 @@ pub(crate) struct Kvm {
 impl std::hash::Hash for Kvm {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (self.alive, self.mte, &self.slots, &self.tables, self.slots_lock).hash(state);
-        self.split_page_chunk_size.hash(state);
+        (self.mte_perm, self.split_page_chunk_size).hash(state);
         (self.mmu_lock, self.mmu_invalidate_seq, self.mmu_invalidate_in_progress).hash(state);
         for vcpu in &self.vcpus {
             vcpu.hash_registers(state);
@@ -76,6 +78,7 @@ impl Kvm {
             alive: true,
             stage2,
             mte: false,
+            mte_perm: false,
             slots: BTreeMap::new(),
             guest_memfds: Vec::new(),
             vcpus: Vec::new(),

@@ -30,11 +30,15 @@ pub(crate) struct Vcpu {
     pub(crate) tlb: MicroTlb,
     sys: SysRegs,
     controls: Controls,
+    features: Features,
 }
 
 impl Vcpu {
     /// A vCPU at EL1 that checks tags synchronously and ignores the top byte; `seed` is that of its random tags.
-    pub(crate) fn new(mte: bool, Stage2 { vtcr, vttbr }: Stage2, tlb_bits: u32, seed: u16) -> Self {
+    /// With `mte_perm` its CPU has `FEAT_MTE_PERM`, which KVM hides from it.
+    pub(crate) fn new(mte: bool, mte_perm: bool, Stage2 { vtcr, vttbr }: Stage2, tlb_bits: u32, seed: u16) -> Self {
+        let mut features = Features::default();
+        features.set(Features::MTE_PERM, mte_perm);
         let sys = SysRegs {
             sctlr_el1: SctlrEl1::from(SCTLR_RESET)
                 .with_ata(true)
@@ -54,8 +58,9 @@ impl Vcpu {
         let mut vcpu = Self {
             cpu,
             tlb: MicroTlb::new(tlb_bits),
-            controls: Controls::new(&sys, Features::default()),
+            controls: Controls::new(&sys, features),
             sys,
+            features,
         };
         vcpu.set_sys(sys);
         vcpu
@@ -68,7 +73,7 @@ impl Vcpu {
             hcr_el2: sys.hcr_el2.with_dc(off).with_dct(off),
             ..sys
         };
-        self.controls = Controls::new(&self.sys, Features::default());
+        self.controls = Controls::new(&self.sys, self.features);
         let mut core = self.core();
         core.set_sys(self.sys);
         self.cpu = core.cpu;

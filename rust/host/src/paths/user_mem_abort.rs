@@ -9,6 +9,7 @@
 //! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and under K19 = no never on a permission fault, not even
 //! one that maps a block where a page was.
 
+use tagvisor_arch::desc::MemAttr;
 use tagvisor_arch::{Ipa, PAGE_SIZE, Pfn};
 
 use crate::errno::Errno;
@@ -140,7 +141,12 @@ pub(super) fn kvm_prepare_memory_fault_exit(host: &Host, l: &Locals, io: &mut Io
             l.ipa.page()
         };
         let errno = Errno::Efault;
-        io.result = OpResult::MemoryFault { errno, gpa, size };
+        io.result = OpResult::MemoryFault {
+            errno,
+            flags: 0,
+            gpa,
+            size,
+        };
     }
 }
 
@@ -212,7 +218,9 @@ fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     l.writable = l.out == 1 && !l.readonly && (l.write || !l.logging);
     let mte = host.vm(l.vm).mte;
     l.device = match host.policy.untaggable {
-        Untaggable::Device | Untaggable::DeviceElseRefuse if host.policy.checked_at.at_fault() || !mte => {
+        Untaggable::Device | Untaggable::DeviceElseRefuse | Untaggable::NoTagAccess
+            if host.policy.checked_at.at_fault() || !mte =>
+        {
             !host.pfn_is_map_memory(pfn)
         }
         Untaggable::Refuse => l.pfnmap && !host.pfn_is_map_memory(pfn),
@@ -254,12 +262,14 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     }
     let pfn = l.pfn.expect("brought in");
     let policy = &host.policy;
+    l.no_tags = host.vm(l.vm).mte_perm && !l.mte_allowed;
     let refused = policy.checked_at.at_fault()
         && (policy.shared_backing == SharedBacking::Refused && l.shared
             || match policy.untaggable {
                 Untaggable::Cacheable => false,
                 Untaggable::Device | Untaggable::RefuseOffline => !host.pfn_online(pfn),
-                Untaggable::DeviceElseRefuse | Untaggable::Refuse => !l.mte_allowed,
+                Untaggable::NoTagAccess if l.no_tags => false,
+                Untaggable::DeviceElseRefuse | Untaggable::NoTagAccess | Untaggable::Refuse => !l.mte_allowed,
             });
     if refused {
         note!(
@@ -271,6 +281,9 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         kvm_prepare_memory_fault_exit(host, l, io, vma_pagesize(l));
         l.ret = Errno::Efault.ret();
         return Flow::To("kvm_fault_unlock");
+    }
+    if l.no_tags {
+        return Flow::Next;
     }
     if !l.block || host.tags_by_head(pfn) {
         // One page, or a huge page with one flag for all of it.
@@ -289,6 +302,15 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             ..*l
         },
     )
+}
+
+/// The memory type of what the fault maps, and its name.
+const fn memory_type(l: &Locals) -> (MemAttr, &'static str) {
+    match (l.device, l.no_tags) {
+        (true, _) => (MemAttr::DeviceNgnre, "Device-nGnRE"),
+        (_, true) => (MemAttr::NormalNoTagAccess, "Normal Write-Back, NoTagAccess"),
+        _ => (MemAttr::NormalWb, "Normal Write-Back"),
+    }
 }
 
 impl Host {
@@ -317,8 +339,9 @@ impl Host {
 
     /// `kvm_pgtable_stage2_map` of what the fault found; `None` when out of memory.
     fn stage2_map_fault(&mut self, l: &Locals, pfn: Pfn) -> Option<()> {
-        let attrs = Self::stage2_attrs(l.device, l.writable);
-        let tagged = self.vm(l.vm).mte && !l.device;
+        let (mem, _) = memory_type(l);
+        let attrs = Self::stage2_attrs(mem, l.writable);
+        let tagged = self.vm(l.vm).mte && mem == MemAttr::NormalWb;
         if !l.block {
             self.stage2_map(l.vm, l.ipa.page(), pfn, attrs)?;
             if tagged {
@@ -356,7 +379,7 @@ pub(super) fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io
         l.ret = Errno::Enomem.ret();
         return Flow::Next;
     }
-    let kind = if l.device { "Device-nGnRE" } else { "Normal Write-Back" };
+    let (_, kind) = memory_type(l);
     let access = if l.writable { "read-write" } else { "read-only" };
     let block = if l.block { ", in a block of 2 MiB" } else { "" };
     note!(

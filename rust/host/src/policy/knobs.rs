@@ -286,7 +286,7 @@ knobs! {
     /// What becomes of memory without tag storage (`ZONE_DEVICE`, device pfns, offline pfns) behind an MTE VM.
     "K22" untaggable: Untaggable, "untaggable memory",
     "arch/arm64/kvm/mmu.c (kvm_is_device_pfn, sanitise_mte_tags, kvm_vma_mte_allowed); series v10, v11, v5.14, \
-     d89585fbb308 (v6.2), v6.17" {
+     d89585fbb308 (v6.2), v6.17; mails 20241028094014.2596619-1, 20250110110023.2963795-1" {
         /// Any pfn with a `struct page` is mapped Normal Write-Back and flagged (v10 series).
         Cacheable = "cacheable",
         /// Memory without `struct page` is mapped Device, anything else offline is -EFAULT (v11 to v17).
@@ -296,6 +296,9 @@ knobs! {
         /// A VMA without `VM_MTE_ALLOWED` is refused, but at fault time `!pfn_is_map_memory` is mapped Device first
         /// (6.2 to 6.16).
         DeviceElseRefuse = "device-else-refuse",
+        /// As `device-else-refuse`; but a VM with `KVM_CAP_ARM_MTE_PERM` has the refused memory mapped `NoTagAccess`
+        /// (`FEAT_MTE_PERM`), and an access to its tags exits (proposed for 6.14, never merged).
+        NoTagAccess = "no-tag-access",
         /// A VMA without `VM_MTE_ALLOWED` is refused; only device memory without `struct page` is mapped Device
         /// (6.17 and later, as seen in 7.3).
         Refuse = "refuse",

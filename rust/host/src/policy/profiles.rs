@@ -235,6 +235,9 @@ profiles! {
     "linux-6.13" linux_6_13 from linux_6_12_0, "PROT_MTE on hugetlb" {
         hugetlb_mte: HugetlbMte::Supported,
     }
+    "mte-perm-series" mte_perm_series from linux_6_13, "never merged: NoTagAccess instead of refusal, v2 of January 2025" {
+        untaggable: Untaggable::NoTagAccess,
+    }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,
         copy_to_flagged: CopyToFlagged::Overwrite,

@@ -11,6 +11,7 @@ mod kvm;
 mod memory;
 mod memory_fault;
 mod migrate;
+mod no_tag_access;
 mod random;
 mod registers;
 mod thp;

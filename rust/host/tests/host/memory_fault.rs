@@ -9,6 +9,7 @@ const GMEM: u64 = IPA + 16 * PAGE_SIZE;
 fn told(gpa: u64, size: u64) -> GuestExit {
     GuestExit::MemoryFault {
         errno: Errno::Efault,
+        flags: 0,
         gpa: Ipa(gpa),
         size,
     }
@@ -66,6 +67,7 @@ fn guest_memfd_without_memory_says_where_since_6_18() {
             &[][..],
             GuestExit::MemoryFault {
                 errno: Errno::Enomem,
+                flags: 0,
                 gpa: Ipa(GMEM),
                 size: PAGE_SIZE,
             },

@@ -47,6 +47,15 @@ impl Machine {
         })
     }
 
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE_PERM)`, as proposed.
+    fn enable_cap_arm_mte_perm(&self, py: Python<'_>, vm: u32) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine
+                .enable_cap_arm_mte_perm(VmId(vm))
+                .map_err(Refusal::of("ioctl(KVM_ENABLE_CAP, KVM_CAP_ARM_MTE_PERM)"))
+        })
+    }
+
     /// `KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)`.
     fn enable_cap_eager_split(&self, py: Python<'_>, vm: u32, chunk: u64) -> PyResult<()> {
         self.with(py, |machine| {
