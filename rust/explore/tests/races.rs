@@ -285,3 +285,38 @@ fn what_lies_in_zone_device_memory_is_part_of_a_state() {
     assert_ne!(encoded(1), encoded(2));
     assert_eq!(encoded(1), encoded(1));
 }
+
+/// One thread of a VMM asks for MTE, another one makes a vCPU (B16).
+fn capability_and_vcpu(lock: &str) -> Exploration {
+    let policy = Policy::profile("linux-5.14").unwrap().with("K29", lock).unwrap();
+    let mut machine = Machine::new(&Config {
+        policy,
+        memory: 1 << 20,
+        ..Config::default()
+    })
+    .unwrap();
+    let vmm = machine.create_process("vmm");
+    let vm = machine.create_vm(vmm).unwrap();
+    let actor = |name: &str, op| Actor {
+        name: name.into(),
+        ops: vec![op],
+    };
+    let actors = [
+        actor("thread 1", Op::EnableCapMte(vm)),
+        actor("thread 2", Op::CreateVcpu(vm)),
+    ];
+    explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap()
+}
+
+#[test]
+fn a_capability_given_without_the_lock_misses_a_vcpu_made_meanwhile() {
+    let found = capability_and_vcpu("unlocked");
+    assert_eq!(violated(&found), Some(Property::Trap));
+    let Some(Finding::Violation(violation)) = &found.finding else {
+        unreachable!()
+    };
+    assert!(violation.summary.contains("HCR_EL2.ATA"), "{violation}");
+
+    let held = capability_and_vcpu("kvm-lock");
+    assert_eq!((violated(&held), held.complete), (None, true));
+}

@@ -10,8 +10,7 @@ use tagvisor_arch::{Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, Page
 use crate::errno::Errno;
 use crate::file::{FileId, FileKind};
 use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD, Vcpu};
-use crate::log::{Key, note};
+use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
 use crate::policy::{CapArmMte, CopyTagsLength, EagerSplit, GuestMemfd, Untaggable};
@@ -111,24 +110,14 @@ impl Machine {
     /// since 7.2 with `guest_memfd` slots.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
-        if !self.check_extension_arm_mte() || !self.host.vm(vm).vcpus.is_empty() {
-            return Err(Errno::Einval);
-        }
-        let gmem = self.host.vm(vm).slots.values().any(|slot| slot.gmem.is_some());
-        if gmem && self.host.policy.guest_memfd == GuestMemfd::Refused {
-            return Err(Errno::Einval);
-        }
-        self.host.vm_mut(vm).mte = true;
-        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_ENABLE_CAP");
-        note!(self.host, [Key::Always], "KVM_CAP_ARM_MTE enabled for VM {}", vm.0);
-        Ok(())
+        self.syscall(Op::EnableCapMte(vm)).map(drop)
     }
 
     /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE_PERM)`, as proposed: memory that may not have tags is mapped `NoTagAccess` instead of
     /// refused. -EINVAL once a vCPU exists, and where K22 has it not.
     pub fn enable_cap_arm_mte_perm(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
-        if self.host.policy.untaggable != Untaggable::NoTagAccess || !self.host.vm(vm).vcpus.is_empty() {
+        if self.host.policy.untaggable != Untaggable::NoTagAccess || self.host.vm(vm).created_vcpus > 0 {
             return Err(Errno::Einval);
         }
         self.host.vm_mut(vm).mte_perm = true;
@@ -154,12 +143,7 @@ impl Machine {
     /// (`HCR_EL2.ATA`).
     pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
         self.open_vm(vm)?;
-        let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
-        let kvm = self.host.vm_mut(vm);
-        let index = kvm.vcpus.len() as u32;
-        let seed = (seed + u64::from(index)) as u16;
-        let vcpu = Vcpu::new(kvm.mte, kvm.mte_perm, kvm.stage2, tlb_bits, seed);
-        kvm.vcpus.push(vcpu);
+        let index = self.syscall(Op::CreateVcpu(vm))? as u32;
         Ok(VcpuId { vm, index })
     }
 

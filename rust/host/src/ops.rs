@@ -119,6 +119,10 @@ pub enum Op {
     Nothing,
     /// A vCPU executes one instruction, taking stage-2 faults until it completes.
     Guest(VcpuId, GuestOp),
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`.
+    EnableCapMte(VmId),
+    /// `KVM_CREATE_VCPU`.
+    CreateVcpu(VmId),
     /// A process accesses its memory.
     User(MmId, UserOp),
     /// Reclaim of the page at an address: swap out and drop from the swap cache.
@@ -273,7 +277,10 @@ impl Op {
             | Self::Exit(mm)
             | Self::UffdCopy { mm, .. }
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
-            Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
+            Self::CopyTagsFrom { vm, .. }
+            | Self::CopyTagsTo { vm, .. }
+            | Self::EnableCapMte(vm)
+            | Self::CreateVcpu(vm) => Actor::Vmm(vm),
             Self::Swapoff | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
             Self::PeekTags { .. } | Self::PokeTags { .. } => Actor::Debugger,
             Self::Evict(..) | Self::Shrink(_) => Actor::Reclaim,

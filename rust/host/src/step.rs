@@ -92,6 +92,8 @@ pub(crate) enum PathId {
     Nothing,
     GuestAccess,
     UserAccess,
+    EnableCapMte,
+    CreateVcpu,
     KvmHandleGuestAbort,
     UserMemAbort,
     GmemAbort,

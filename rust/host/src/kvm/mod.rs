@@ -36,6 +36,10 @@ const ROOT_PAGES: u64 = 2;
 pub(crate) struct Kvm {
     pub(crate) mm: MmId,
     pub(crate) alive: bool,
+    /// `kvm->lock`.
+    pub(crate) lock: bool,
+    /// vCPUs counted, whether or not they are made yet.
+    pub(crate) created_vcpus: u32,
     /// `KVM_ARCH_FLAG_MTE_ENABLED`.
     pub(crate) mte: bool,
     /// `KVM_ARCH_FLAG_MTE_PERM_ENABLED`, as proposed: memory without tags is mapped `NoTagAccess`.
@@ -58,7 +62,7 @@ pub(crate) struct Kvm {
 impl std::hash::Hash for Kvm {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (self.alive, self.mte, &self.slots, &self.tables, self.slots_lock).hash(state);
-        (self.mte_perm, self.split_page_chunk_size).hash(state);
+        (self.lock, self.created_vcpus, self.mte_perm, self.split_page_chunk_size).hash(state);
         (self.mmu_lock, self.mmu_invalidate_seq, self.mmu_invalidate_in_progress).hash(state);
         for vcpu in &self.vcpus {
             vcpu.hash_registers(state);
@@ -76,6 +80,8 @@ impl Kvm {
         Some(Self {
             mm,
             alive: true,
+            lock: false,
+            created_vcpus: 0,
             stage2,
             mte: false,
             mte_perm: false,

@@ -85,6 +85,11 @@ impl Vcpu {
         &self.controls
     }
 
+    /// `HCR_EL2.ATA`: may the guest reach tags?
+    pub(crate) const fn ata(&self) -> bool {
+        self.sys.hcr_el2.ata()
+    }
+
     /// Has the guest turned its stage 1 on?
     pub(crate) const fn has_stage1(&self) -> bool {
         self.controls.has_stage1(1)

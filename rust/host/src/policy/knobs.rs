@@ -1,8 +1,7 @@
 //! The knobs: one enum per decision, each with its kernel function, its values and where that is known from.
 //!
 //! **Models** the rows of the policy matrix that some step of this crate asks. **Leaves out** rows with nothing to decide
-//! here: K2's merged side is the only one kernels took, and K29 (capability against vCPU creation), which are listed with
-//! the others in [`super`].
+//! here, which are listed in [`super`].
 //!
 //! **Keeps**: names and documentation of a knob stand beside its values, so lists, errors and reports cannot drift.
 
@@ -368,6 +367,15 @@ knobs! {
         FaultLeak = "fault-leak",
         /// -EFAULT (6.12 and later).
         Fault = "fault",
+    }
+    /// Whether `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)` holds `kvm->lock` between its check that no vCPU exists and the flag. A
+    /// vCPU made in between has no `HCR_EL2.ATA` in a VM whose ID registers tell of MTE.
+    "K29" cap_lock: CapLock, "MTE capability against vCPU creation",
+    "arch/arm64/kvm/arm.c (kvm_vm_ioctl_enable_cap); mail 20210729160036.20433-1, v5.14" {
+        /// No (the series, 5.14 before its release).
+        Unlocked = "unlocked",
+        /// Yes (5.14 and later).
+        KvmLock = "kvm-lock",
     }
     /// What a `guest_memfd` slot of an MTE VM is.
     "K30" guest_memfd: GuestMemfd, "guest_memfd behind an MTE VM",

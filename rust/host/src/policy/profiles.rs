@@ -7,7 +7,7 @@
 //! `linux-X.Y.0` (or `linux-6.6.0`, ...), from which the next version goes on.
 
 use super::knobs::{
-    AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
+    AsyncReport, CapArmMte, CapLock, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
     HugeZero, HugetlbMte, HwpoisonSignal, Kpageflags, KsmMergeTagged, MemoryFaultExit, MigrateCopy, MteOffTrap,
     PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
@@ -71,6 +71,7 @@ profiles! {
         eager_split: EagerSplit::Absent,
         memory_fault_exit: MemoryFaultExit::None,
         cap_arm_mte: CapArmMte::Present,
+        cap_lock: CapLock::Unlocked,
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
@@ -123,6 +124,7 @@ profiles! {
         cap_arm_mte: CapArmMte::Absent,
     }
     "linux-5.14" linux_5_14 from v17_series, "first merged version: offline and VM_SHARED memory refused, no tag lock" {
+        cap_lock: CapLock::KvmLock,
         untaggable: Untaggable::Device,
         copy_tags_flag: CopyTagsFlag::AfterCopy,
         zero_tags: ZeroTags::Alloc,
