@@ -34,6 +34,7 @@ mod uffd_move;
 mod user_access;
 mod user_mem_abort;
 mod userfault;
+mod vm_setup;
 mod watched;
 mod young;
 mod zap;
@@ -45,7 +46,7 @@ use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
 use crate::policy::{
-    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, HugeZeroWrite, MigrateCopy, Policy, RestoreAt,
+    CapLock, ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, HugeZeroWrite, MigrateCopy, Policy, RestoreAt,
     RestoreFlagged, Sanitise,
 };
 use crate::step::{Flow, Locals, Path, PathId, Step};
@@ -64,6 +65,11 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::Nothing => &NOTHING,
         PathId::GuestAccess => &guest_access::GUEST_ACCESS,
         PathId::UserAccess => &user_access::USER_ACCESS,
+        PathId::EnableCapMte => match policy.cap_lock {
+            CapLock::Unlocked => &vm_setup::ENABLE_CAP_UNLOCKED,
+            CapLock::KvmLock => &vm_setup::ENABLE_CAP_LOCKED,
+        },
+        PathId::CreateVcpu => &vm_setup::CREATE_VCPU,
         PathId::KvmHandleGuestAbort => &user_mem_abort::KVM_HANDLE_GUEST_ABORT,
         PathId::UserMemAbort => match policy.fault_snapshot {
             FaultSnapshot::SeqAfterUnlock => &user_mem_abort::SEQ_AFTER_UNLOCK,
@@ -252,6 +258,18 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::EnableCapMte(vm) | Op::CreateVcpu(vm) => {
+            let path = if matches!(op, Op::CreateVcpu(_)) {
+                PathId::CreateVcpu
+            } else {
+                PathId::EnableCapMte
+            };
+            let l = Locals {
+                vm,
+                ..Locals::default()
+            };
+            (path, l)
+        }
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),

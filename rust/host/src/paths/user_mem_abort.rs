@@ -9,6 +9,7 @@
 //! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and under K19 = no never on a permission fault, not even
 //! one that maps a block where a page was.
 
+use tagvisor_arch::desc::MemAttr;
 use tagvisor_arch::{Ipa, PAGE_SIZE, Pfn};
 
 use crate::errno::Errno;
@@ -19,7 +20,9 @@ use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
 use crate::paths::outline::outline;
-use crate::policy::{FaultLock, FaultSnapshot, SanitisePermission, SharedBacking, Untaggable};
+use crate::policy::{
+    FaultLock, FaultSnapshot, MemoryFaultExit, SanitisePermission, SanitiseSize, SharedBacking, Untaggable,
+};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 use crate::thp::pmd_address;
@@ -124,10 +127,39 @@ fn gfn_to_memslot(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     }
 }
 
-fn vma_lookup(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+/// `kvm_prepare_memory_fault_exit`, where the policy has it of such memory: what the VMM is told of the failed fault.
+pub(super) fn kvm_prepare_memory_fault_exit(host: &Host, l: &Locals, io: &mut Io, size: u64) {
+    let told = match host.policy.memory_fault_exit {
+        MemoryFaultExit::None => false,
+        MemoryFaultExit::Gmem => host.vm(l.vm).memslot(l.ipa.gfn()).is_some_and(|s| s.gmem.is_some()),
+        MemoryFaultExit::All => true,
+    };
+    if told {
+        let gpa = if size > PAGE_SIZE {
+            Ipa(l.ipa.0 / size * size)
+        } else {
+            l.ipa.page()
+        };
+        let errno = Errno::Efault;
+        io.result = OpResult::MemoryFault {
+            errno,
+            flags: 0,
+            gpa,
+            size,
+        };
+    }
+}
+
+/// `vma_pagesize`.
+const fn vma_pagesize(l: &Locals) -> u64 {
+    if l.block { HPAGE_SIZE } else { PAGE_SIZE }
+}
+
+fn vma_lookup(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let vma = host.mm(l.mm).vma(l.va);
     let Some((flags, hugetlb)) = vma.map(|(_, v)| (v.flags, host.is_hugetlb(v))) else {
         host.mm_mut(l.mm).mmap_lock.read_unlock();
+        kvm_prepare_memory_fault_exit(host, l, io, 0);
         return Flow::Return(Errno::Efault.ret());
     };
     l.mte_allowed = flags.contains(VmFlags::MTE_ALLOWED);
@@ -170,13 +202,14 @@ fn vma_used_after_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// K22 by frame: which memory is mapped as Device? Under K23 = slot only what the slot said when it was added counts.
-fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     if l.ret < 0 && l.out == super::fault::HWPOISON {
         host.mm_mut(l.mm).sigbus = true;
         // kvm_send_hwpoison_signal: with a signal pending KVM_RUN ends as for any other.
         return Flow::Return(Errno::Eintr.ret());
     }
     if l.ret < 0 {
+        kvm_prepare_memory_fault_exit(host, l, io, vma_pagesize(l));
         return Flow::Return(Errno::Efault.ret());
     }
     let pfn = tagvisor_arch::Pfn(l.ret.unsigned_abs());
@@ -186,7 +219,9 @@ fn kvm_is_device_pfn(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.writable = l.out == 1 && !l.readonly && (l.write || !l.logging);
     let mte = host.vm(l.vm).mte;
     l.device = match host.policy.untaggable {
-        Untaggable::Device | Untaggable::DeviceElseRefuse if host.policy.checked_at.at_fault() || !mte => {
+        Untaggable::Device | Untaggable::DeviceElseRefuse | Untaggable::NoTagAccess
+            if host.policy.checked_at.at_fault() || !mte =>
+        {
             !host.pfn_is_map_memory(pfn)
         }
         Untaggable::Refuse => l.pfnmap && !host.pfn_is_map_memory(pfn),
@@ -220,7 +255,7 @@ pub(super) fn mmu_invalidate_retry(host: &mut Host, l: &mut Locals, _: &mut Io) 
 }
 
 /// K21 to K23 and K18: may the page be in an MTE guest, and are its tags fit to be seen?
-fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     l.ret = 0;
     l.block = !l.device && (l.block || host.transparent_hugepage_adjust(l));
     let permission = l.permission && host.policy.sanitise_permission == SanitisePermission::No;
@@ -229,12 +264,14 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
     let pfn = l.pfn.expect("brought in");
     let policy = &host.policy;
+    l.no_tags = host.vm(l.vm).mte_perm && !l.mte_allowed;
     let refused = policy.checked_at.at_fault()
         && (policy.shared_backing == SharedBacking::Refused && l.shared
             || match policy.untaggable {
                 Untaggable::Cacheable => false,
                 Untaggable::Device | Untaggable::RefuseOffline => !host.pfn_online(pfn),
-                Untaggable::DeviceElseRefuse | Untaggable::Refuse => !l.mte_allowed,
+                Untaggable::NoTagAccess if l.no_tags => false,
+                Untaggable::DeviceElseRefuse | Untaggable::NoTagAccess | Untaggable::Refuse => !l.mte_allowed,
             });
     if refused {
         note!(
@@ -243,12 +280,16 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             "{} may not back an MTE guest: -EFAULT",
             host.place(l.mm, l.va)
         );
+        kvm_prepare_memory_fault_exit(host, l, io, vma_pagesize(l));
         l.ret = Errno::Efault.ret();
         return Flow::To("kvm_fault_unlock");
     }
+    if l.no_tags {
+        return Flow::Next;
+    }
     if !l.block || host.tags_by_head(pfn) {
         // One page, or a huge page with one flag for all of it.
-        let only_page = !l.block;
+        let only_page = !l.block && host.policy.sanitise_size == SanitiseSize::Mapped;
         return Flow::Call(PathId::SanitiseMteTags, Locals { only_page, ..*l });
     }
     // The next page of the block; the step that maps comes back here until all of it is done.
@@ -263,6 +304,15 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             ..*l
         },
     )
+}
+
+/// The memory type of what the fault maps, and its name.
+const fn memory_type(l: &Locals) -> (MemAttr, &'static str) {
+    match (l.device, l.no_tags) {
+        (true, _) => (MemAttr::DeviceNgnre, "Device-nGnRE"),
+        (_, true) => (MemAttr::NormalNoTagAccess, "Normal Write-Back, NoTagAccess"),
+        _ => (MemAttr::NormalWb, "Normal Write-Back"),
+    }
 }
 
 impl Host {
@@ -291,8 +341,9 @@ impl Host {
 
     /// `kvm_pgtable_stage2_map` of what the fault found; `None` when out of memory.
     fn stage2_map_fault(&mut self, l: &Locals, pfn: Pfn) -> Option<()> {
-        let attrs = Self::stage2_attrs(l.device, l.writable);
-        let tagged = self.vm(l.vm).mte && !l.device;
+        let (mem, _) = memory_type(l);
+        let attrs = Self::stage2_attrs(mem, l.writable);
+        let tagged = self.vm(l.vm).mte && mem == MemAttr::NormalWb;
         if !l.block {
             self.stage2_map(l.vm, l.ipa.page(), pfn, attrs)?;
             if tagged {
@@ -330,7 +381,7 @@ pub(super) fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io
         l.ret = Errno::Enomem.ret();
         return Flow::Next;
     }
-    let kind = if l.device { "Device-nGnRE" } else { "Normal Write-Back" };
+    let (_, kind) = memory_type(l);
     let access = if l.writable { "read-write" } else { "read-only" };
     let block = if l.block { ", in a block of 2 MiB" } else { "" };
     note!(
