@@ -120,6 +120,7 @@ pub(crate) enum PathId {
     MadvisePopulate,
     DoHugePmdAnonymousPage,
     WpHugeZeroPmd,
+    SplitHugeZeroPagePmd,
     MadviseCollapse,
     SplitHugePage,
     DoMovePages,

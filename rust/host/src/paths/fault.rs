@@ -180,7 +180,13 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         }
         (Some(Pte::Present { write, .. }), _) if write || !l.write => Flow::Return(0),
         (Some(Pte::Present { pfn, .. }), _) if host.has_flag(pfn, PageFlags::HUGE_ZERO) => {
-            Flow::Call(PathId::WpHugeZeroPmd, *l)
+            // Once a part was unmapped, the others are mapped by small entries.
+            let path = if host.huge_zero_mapped(l.mm, l.va) {
+                PathId::WpHugeZeroPmd
+            } else {
+                PathId::SplitHugeZeroPagePmd
+            };
+            Flow::Call(path, *l)
         }
         (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if host.thp_fault(l.mm, &vma, start, l.va) => {

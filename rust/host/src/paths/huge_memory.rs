@@ -104,7 +104,14 @@ fn vma_alloc_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Next;
     }
     let Some(head) = host.alloc_thp(pmd_address(l.va)) else {
-        return Flow::Tail(PathId::DoAnonymousPage, *l);
+        // VM_FAULT_FALLBACK
+        let wp = host.mm(l.mm).pte(l.va).is_some();
+        let small = if wp {
+            PathId::SplitHugeZeroPagePmd
+        } else {
+            PathId::DoAnonymousPage
+        };
+        return Flow::Tail(small, *l);
     };
     for pfn in folio(head) {
         host.mem.zero_page(pfn);
@@ -126,13 +133,14 @@ fn vma_alloc_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 /// Nothing is mapped in the range for a moment, if it still is the huge zero folio that it shows.
 fn clear_huge_zero_pmd(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let zero = host.thp.zero;
-    let shows = |pte: Option<Pte>, index: u64| matches!((pte, zero), (Some(Pte::Present { pfn, .. }), Some(head)) if pfn.0 == head.0 + index);
-    let all = (0..HPAGE_PAGES).all(|index| shows(host.mm(l.mm).pte(place(l, index)), index));
-    for index in 0..HPAGE_PAGES {
-        if all {
-            host.mm_mut(l.mm).clear_pte(place(l, index));
+    if !host.huge_zero_mapped(l.mm, l.va) {
+        for pfn in folio(l.pfn.expect("allocated")) {
+            host.drop_unmapped_page(pfn);
         }
+        return Flow::To("mmu_notifier_invalidate_range_end");
+    }
+    for index in 0..HPAGE_PAGES {
+        host.mm_mut(l.mm).clear_pte(place(l, index));
     }
     l.index = 0;
     Flow::Next
@@ -413,6 +421,16 @@ fn mmap_write_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 impl Host {
+    /// Does all of the range at an address show the huge zero folio, by a PMD that is?
+    pub(super) fn huge_zero_mapped(&self, mm: crate::ids::MmId, va: Va) -> bool {
+        let Some(head) = self.thp.zero else { return false };
+        let base = pmd_address(va);
+        (0..HPAGE_PAGES).all(|index| {
+            let pte = self.mm(mm).pte(base + index * PAGE_SIZE);
+            matches!(pte, Some(Pte::Present { pfn, .. }) if pfn.0 == head.0 + index)
+        })
+    }
+
     /// The huge zero folio: data zeroed; tags too, where the allocation is asked to and does (knobs `huge_zero` and K16).
     fn alloc_huge_zero_folio(&mut self, at: (crate::ids::MmId, Va)) -> Option<Pfn> {
         let head = self.buddy.alloc_block(HPAGE_PAGES.ilog2())?;

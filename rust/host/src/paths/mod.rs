@@ -103,6 +103,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
         PathId::DoHugePmdAnonymousPage => &huge_memory::DO_HUGE_PMD_ANONYMOUS_PAGE,
+        PathId::SplitHugeZeroPagePmd => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
         PathId::WpHugeZeroPmd => match policy.huge_zero_write {
             HugeZeroWrite::Split => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
             HugeZeroWrite::Huge => &huge_memory::DO_HUGE_ZERO_WP_PMD,

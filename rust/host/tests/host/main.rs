@@ -14,6 +14,7 @@ mod memory_fault;
 mod migrate;
 mod no_tag_access;
 mod random;
+mod random_mm;
 mod registers;
 mod save_failure;
 mod swap_devices;
