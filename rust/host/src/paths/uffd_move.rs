@@ -182,8 +182,5 @@ fn move_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn mmap_read_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.mm_mut(l.mm).mmap_lock.read_unlock();
-    match l.seq {
-        0 => Flow::Return(0),
-        errno => Flow::Return(-(errno as i64)),
-    }
+    Flow::Return(0_i64.wrapping_sub_unsigned(l.seq))
 }
