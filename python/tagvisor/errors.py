@@ -112,7 +112,6 @@ _LINUX_ERRNO = {
     "EBUSY": (16, "Device or resource busy"),
     "EEXIST": (17, "File exists"),
     "ENODEV": (19, "No such device"),
-    "ENODEV": (19, "No such device"),
     "EINVAL": (22, "Invalid argument"),
     "ENOSYS": (38, "Function not implemented"),
     "EOPNOTSUPP": (95, "Operation not supported"),

@@ -45,6 +45,7 @@ __all__ = [
     "store",
     "swapoff",
     "uffd_copy",
+    "uffd_move",
     "user_ldg",
     "user_load",
     "user_stg",
@@ -232,6 +233,14 @@ def uffd_copy(page: Page, data: bytes) -> Op:
     """``UFFDIO_COPY``, as :meth:`tagvisor.Page.uffd_copy`."""
     given = _check.page_data("data", data)
     return Op.uffd_copy(page.process.machine, page.process.mm, page.address, given)
+
+
+def uffd_move(page: Page, source: Page) -> Op:
+    """``UFFDIO_MOVE``, as :meth:`tagvisor.Page.uffd_move`."""
+    process = page.process
+    if source.process.machine is not process.machine or source.process.mm != process.mm:
+        raise ArgumentError("source", source, "a Page of the same process")
+    return Op.uffd_move(process.machine, process.mm, page.address, source.address)
 
 
 def swapoff(host: Host, device: int = 0) -> Op:

@@ -283,6 +283,14 @@ impl Op {
         Self::new(machine, text, tagvisor_host::Op::Swapoff(device))
     }
 
+    /// `UFFDIO_MOVE` of a process's page.
+    #[staticmethod]
+    fn uffd_move(machine: &Machine, mm: u32, page: u64, source: u64) -> Self {
+        let (mm, to, from) = (MmId(mm), Va(page), Va(source));
+        let text = format!("UFFDIO_MOVE of {from} to {to}");
+        Self::new(machine, text, tagvisor_host::Op::UffdMove { mm, to, from })
+    }
+
     /// zswap's writeback of so many pages.
     #[staticmethod]
     fn zswap_shrink(machine: &Machine, pages: u64) -> Self {

@@ -22,6 +22,7 @@ mod mprotect;
 mod mte;
 mod notifier;
 mod outline;
+mod pageout;
 mod pte;
 pub(crate) mod ptl;
 mod ptrace;
