@@ -89,6 +89,7 @@ impl Kvm {
             self.root,
             &self.tables,
             sync,
+            (self.lock, self.created_vcpus, self.mte_perm, self.split_page_chunk_size),
         )
     }
 
