@@ -23,10 +23,10 @@ pub(super) fn locked_page(l: &Locals) -> Pfn {
     l.pfn.expect("locked")
 }
 
-/// What keeps a page besides us: the page cache of its file, until it is in swap.
-fn page_cache_refs(host: &Host, pfn: Pfn) -> u32 {
+/// Who may hold a page that is written: reclaim itself, and the page cache of its file until it is in swap.
+fn expected_refs(host: &Host, pfn: Pfn) -> u32 {
     let in_cache = matches!(host.page(pfn).mapping, PageMapping::File(..)) && host.page(pfn).swap.is_none();
-    u32::from(in_cache)
+    1 + u32::from(in_cache)
 }
 
 /// The frames of the folio that is reclaimed: one, or those of a huge page. `l.from` is any page of it, `l.pfn` the one that
@@ -48,21 +48,44 @@ pub(super) fn at_page(host: &Host, l: &mut Locals, index: u64) {
     (l.pfn, l.entry) = (Some(pfn), host.page(pfn).swap);
 }
 
-pub(super) fn folio_unlock(host: &mut Host, l: &Locals) {
-    for pfn in frames(host, l).map(Pfn) {
-        host.set_flag(pfn, PageFlags::LOCKED, false);
+/// `folio_unlock` and `folio_putback_lru`: a page that everybody else let go of meanwhile is freed now, with its slot.
+fn putback(host: &mut Host, l: &Locals, ret: i64) -> Flow {
+    let folio = frames(host, l);
+    let mut gone = None;
+    for pfn in folio.clone().map(Pfn) {
+        let page = host.page_mut(pfn);
+        page.refcount -= 1;
+        page.flags.remove(PageFlags::LOCKED);
+        let (refcount, swap) = (page.refcount, page.swap);
+        if refcount == 0 && swap.is_none_or(|entry| host.swap.count(entry) == 0) {
+            if folio.end - folio.start == 1 {
+                gone = Some((pfn, swap));
+            } else if swap.is_none() {
+                host.drop_unmapped_page(pfn);
+            }
+        }
+    }
+    match gone {
+        Some((pfn, entry)) => Flow::Tail(
+            PathId::FreePageAndSwapCache,
+            Locals {
+                pfn: Some(pfn),
+                entry,
+                ..*l
+            },
+        ),
+        None => Flow::Return(ret),
     }
 }
 
 pub(super) fn unlock(host: &mut Host, l: &Locals, errno: Errno) -> Flow {
-    folio_unlock(host, l);
-    Flow::Return(errno.ret())
+    putback(host, l, errno.ret())
 }
 
 /// A clean page needs no write: its slot, and its saved tags, are taken to be up to date. A page of shmem moves from the
 /// page cache to the swap cache here (`shmem_writepage`).
 pub(super) fn pageout(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let held = |pfn| host.page(pfn).refcount > page_cache_refs(host, pfn);
+    let held = |pfn| host.page(pfn).refcount > expected_refs(host, pfn);
     if frames(host, l).map(Pfn).any(held) {
         // Somebody else holds it (GUP): kept in the swap cache.
         return unlock(host, l, Errno::Eagain);
@@ -128,8 +151,7 @@ pub(super) fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flo
     at_page(host, l, 0);
     if l.pageout && under_way {
         // The write is still under way when reclaim has passed: the page stays in the swap cache, clean.
-        folio_unlock(host, l);
-        return Flow::Return(0);
+        return putback(host, l, 0);
     }
     Flow::Next
 }
@@ -137,13 +159,15 @@ pub(super) fn swap_writepage(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flo
 /// Drops the folio from the swap cache, page by page, if nobody took it meanwhile; the last user of a slot frees that too.
 pub(super) fn remove_mapping(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     at_page(host, l, l.index.into());
-    let taken = |pfn| host.page(pfn).refcount > 0 || host.has_flag(pfn, PageFlags::DIRTY);
+    let taken = |pfn| host.page(pfn).refcount > 1 || host.has_flag(pfn, PageFlags::DIRTY);
     if l.index == 0 && frames(host, l).map(Pfn).any(taken) {
         return unlock(host, l, Errno::Eagain);
     }
     let pfn = locked_page(l);
     let taken = taken(pfn);
-    host.set_flag(pfn, PageFlags::LOCKED, false);
+    let page = host.page_mut(pfn);
+    page.refcount -= 1;
+    page.flags.remove(PageFlags::LOCKED);
     if taken {
         return next_page(host, l);
     }
@@ -221,7 +245,7 @@ impl Host {
         }
         self.file_mut(file).cache.remove(&index);
         let page = self.page_mut(pfn);
-        page.refcount -= 1;
+        page.refcount -= 2;
         page.flags.remove(PageFlags::LOCKED | PageFlags::DIRTY);
         note!(
             self,
@@ -238,7 +262,9 @@ impl Host {
         if let PageMapping::Anon(va) = self.page(pfn).mapping {
             self.ledger.discarded(l.mm, va, va + PAGE_SIZE);
         }
-        self.set_flag(pfn, PageFlags::LOCKED, false);
+        let page = self.page_mut(pfn);
+        page.refcount -= 1;
+        page.flags.remove(PageFlags::LOCKED);
         Flow::Tail(PathId::FreeUnrefPage, Locals { entry: None, ..*l })
     }
 }

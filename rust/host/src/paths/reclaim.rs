@@ -138,7 +138,10 @@ fn folio_trylock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         return Flow::Return(Errno::Eagain.ret());
     }
     for pfn in frames(host, l).map(Pfn) {
-        host.set_flag(pfn, PageFlags::LOCKED, true);
+        // folio_isolate_lru holds it: what lets go of the page meanwhile does not free it.
+        let page = host.page_mut(pfn);
+        page.refcount += 1;
+        page.flags |= PageFlags::LOCKED;
     }
     at_page(host, l, 0);
     Flow::Next
