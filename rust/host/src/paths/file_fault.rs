@@ -13,8 +13,8 @@ use crate::file::{Cached, FileKind};
 use crate::log::{Key, note};
 use crate::mm::{Backing, FAULT_AROUND_BYTES, Prot, Pte, VmFlags, Vma};
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::fault;
 use crate::paths::pte::{self, Old};
+use crate::paths::{fault, wp};
 use crate::policy::ZswapLoad;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -61,7 +61,7 @@ pub(super) static DO_FAULT: Path = Path {
         },
         Step {
             name: "put_page",
-            run: fault::put_from,
+            run: wp::put_from,
         },
     ],
 };

@@ -19,7 +19,7 @@ use crate::mm::{Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
-use crate::paths::{change_pte, fault, notifier, split};
+use crate::paths::{change_pte, gup, notifier, split};
 use crate::policy::KsmMergeTagged;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
@@ -41,7 +41,7 @@ outline! {
 outline! {
     /// Every version; `l.from` is the merged page, or none if this one is to become it.
     pub(super) TRY_TO_MERGE_WITH_KSM_PAGE = "try_to_merge_with_ksm_page" {
-        "mmap_read_lock" => fault::mmap_read_lock,
+        "mmap_read_lock" => gup::mmap_read_lock,
         "split_huge_page" => |host, l, _| split::split_first(host, l, l.pfn),
         "find_mergeable_vma" => find_mergeable_vma,
         "write_protect_page" => |_, l, _| Flow::Call(PathId::WriteProtectPage, *l),

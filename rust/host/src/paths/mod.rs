@@ -12,6 +12,7 @@ mod fork;
 mod free;
 mod gmem_abort;
 mod guest_access;
+mod gup;
 mod huge_memory;
 mod hugetlb;
 mod hwpoison;
@@ -37,6 +38,7 @@ mod user_mem_abort;
 mod userfault;
 mod vm_setup;
 mod watched;
+mod wp;
 mod young;
 mod zap;
 mod zswap;
@@ -85,7 +87,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             Sanitise::Lock => &mte::SANITISE_LOCK,
             Sanitise::LockSkipZero => &mte::SANITISE_LOCK_SKIP_ZERO,
         },
-        PathId::GetUserPages => &fault::GET_USER_PAGES,
+        PathId::GetUserPages => &gup::GET_USER_PAGES,
         PathId::HandleMmFault => &fault::HANDLE_MM_FAULT,
         PathId::DoAnonymousPage => &fault::DO_ANONYMOUS_PAGE,
         PathId::DoFault => &file_fault::DO_FAULT,
@@ -124,7 +126,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::ReplacePage => &ksm::REPLACE_PAGE,
         PathId::UnmergeKsmPages => &ksm::UNMERGE_KSM_PAGES,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
-        PathId::DoWpPage => &fault::DO_WP_PAGE,
+        PathId::DoWpPage => &wp::DO_WP_PAGE,
         PathId::HugetlbNoPage => &hugetlb::HUGETLB_NO_PAGE,
         PathId::HugetlbWp => &hugetlb::HUGETLB_WP,
         PathId::DoSwapPage => match policy.restore_at {

@@ -36,7 +36,7 @@ outline! {
 outline! {
     /// v10 of the series to 6.1.26: what the VMM maps between the unlock and the sample goes unnoticed.
     pub(super) SEQ_AFTER_UNLOCK = "user_mem_abort" {
-        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "mmap_read_lock" => super::gup::mmap_read_lock,
         "vma_lookup" => vma_lookup,
         "mmap_read_unlock" => mmap_read_unlock,
         "mmu_seq = mmu_notifier_seq" => sample_seq,
@@ -52,7 +52,7 @@ outline! {
 outline! {
     /// 6.2: the same, and the VMA is looked into when it may be gone.
     pub(super) VMA_AFTER_UNLOCK = "user_mem_abort" {
-        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "mmap_read_lock" => super::gup::mmap_read_lock,
         "vma_lookup" => vma_lookup,
         "mmap_read_unlock" => mmap_read_unlock,
         "mmu_seq = mmu_invalidate_seq" => sample_seq,
@@ -69,7 +69,7 @@ outline! {
 outline! {
     /// 6.3 and later, 6.1.27.
     pub(super) UNDER_MMAP_LOCK = "user_mem_abort" {
-        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "mmap_read_lock" => super::gup::mmap_read_lock,
         "vma_lookup" => vma_lookup,
         "mmu_seq = mmu_invalidate_seq" => sample_seq,
         "mmap_read_unlock" => mmap_read_unlock,
