@@ -12,10 +12,10 @@ use crate::errno::Errno;
 use crate::file::Cached;
 use crate::log::{Key, note};
 use crate::page::PageMapping;
+use crate::paths::map_fault::kvm_pgtable_stage2_map;
 use crate::paths::outline::outline;
 use crate::paths::user_mem_abort::{
-    kvm_fault_lock, kvm_fault_unlock, kvm_pgtable_stage2_map, kvm_prepare_memory_fault_exit, mmu_invalidate_retry,
-    sample_seq,
+    kvm_fault_lock, kvm_fault_unlock, kvm_prepare_memory_fault_exit, mmu_invalidate_retry, sample_seq,
 };
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals};

@@ -3,13 +3,12 @@
 //! **Models** `kvm_handle_guest_abort` and `user_mem_abort` (arch/arm64/kvm/mmu.c): the VMA is looked at under `mmap_lock`,
 //! the page is brought in with no lock held, and under `mmu_lock` a changed notifier sequence sends the guest back to fault
 //! again. K24 says when the sequence is sampled and when `VM_MTE_ALLOWED` is read: three tables of the same steps. A huge page
-//! is mapped as a block where IPA and VMM address are aligned alike and no write is logged, and then all of it is
-//! sanitised. **Leaves out** nested virtualisation, blocks of device memory, the memory cache for tables.
+//! is mapped as a block where IPA and VMM address are aligned alike and no write is logged (`map_fault.rs`), and then all of it
+//! is sanitised. **Leaves out** nested virtualisation, blocks of device memory, the memory cache for tables.
 //!
 //! **Keeps**: `sanitise_mte_tags` runs before the mapping exists, and under K19 = no never on a permission fault, not even
 //! one that maps a block where a page was.
 
-use tagvisor_arch::desc::MemAttr;
 use tagvisor_arch::{Ipa, PAGE_SIZE, Pfn};
 
 use crate::errno::Errno;
@@ -19,10 +18,9 @@ use crate::log::{Key, note};
 use crate::mm::VmFlags;
 use crate::ops::{Op, OpResult};
 use crate::page::PageFlags;
+use crate::paths::map_fault::kvm_pgtable_stage2_map;
 use crate::paths::outline::outline;
-use crate::policy::{
-    FaultLock, FaultSnapshot, MemoryFaultExit, SanitisePermission, SanitiseSize, SharedBacking, Untaggable,
-};
+use crate::policy::{FaultLock, MemoryFaultExit, SanitisePermission, SanitiseSize, SharedBacking, Untaggable};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 use crate::thp::pmd_address;
@@ -33,10 +31,11 @@ outline! {
         "gfn_to_memslot" => gfn_to_memslot,
     }
 }
+
 outline! {
     /// v10 of the series to 6.1.26: what the VMM maps between the unlock and the sample goes unnoticed.
     pub(super) SEQ_AFTER_UNLOCK = "user_mem_abort" {
-        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "mmap_read_lock" => super::gup::mmap_read_lock,
         "vma_lookup" => vma_lookup,
         "mmap_read_unlock" => mmap_read_unlock,
         "mmu_seq = mmu_notifier_seq" => sample_seq,
@@ -49,10 +48,11 @@ outline! {
         "kvm_fault_unlock" => kvm_fault_unlock,
     }
 }
+
 outline! {
     /// 6.2: the same, and the VMA is looked into when it may be gone.
     pub(super) VMA_AFTER_UNLOCK = "user_mem_abort" {
-        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "mmap_read_lock" => super::gup::mmap_read_lock,
         "vma_lookup" => vma_lookup,
         "mmap_read_unlock" => mmap_read_unlock,
         "mmu_seq = mmu_invalidate_seq" => sample_seq,
@@ -66,10 +66,11 @@ outline! {
         "kvm_fault_unlock" => kvm_fault_unlock,
     }
 }
+
 outline! {
     /// 6.3 and later, 6.1.27.
     pub(super) UNDER_MMAP_LOCK = "user_mem_abort" {
-        "mmap_read_lock" => super::fault::mmap_read_lock,
+        "mmap_read_lock" => super::gup::mmap_read_lock,
         "vma_lookup" => vma_lookup,
         "mmu_seq = mmu_invalidate_seq" => sample_seq,
         "mmap_read_unlock" => mmap_read_unlock,
@@ -304,95 +305,6 @@ fn kvm_vma_mte_allowed(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             ..*l
         },
     )
-}
-
-/// The memory type of what the fault maps, and its name.
-const fn memory_type(l: &Locals) -> (MemAttr, &'static str) {
-    match (l.device, l.no_tags) {
-        (true, _) => (MemAttr::DeviceNgnre, "Device-nGnRE"),
-        (_, true) => (MemAttr::NormalNoTagAccess, "Normal Write-Back, NoTagAccess"),
-        _ => (MemAttr::NormalWb, "Normal Write-Back"),
-    }
-}
-
-impl Host {
-    /// `fault_supports_stage2_huge_mapping`: the slot has all of the huge page's range, and guest and VMM addresses agree in
-    /// their low bits.
-    fn fault_supports_stage2_huge_mapping(&self, l: &Locals) -> bool {
-        let Some(slot) = self.vm(l.vm).memslot(l.ipa.gfn()) else {
-            return false;
-        };
-        let base = pmd_address(l.va);
-        let (first, end) = (slot.userspace_addr, slot.userspace_addr + slot.pages * PAGE_SIZE);
-        let agrees = slot.base_gfn.base().0 % HPAGE_SIZE == first.0 % HPAGE_SIZE;
-        agrees && base >= first && base + HPAGE_SIZE <= end
-    }
-
-    /// `transparent_hugepage_adjust`: the VMM has a PMD there, with the rights that the guest will have, and no dirty log
-    /// wants pages.
-    fn transparent_hugepage_adjust(&self, l: &Locals) -> bool {
-        l.pfn.is_some_and(|pfn| {
-            !l.logging
-                && self.is_thp(pfn)
-                && self.fault_supports_stage2_huge_mapping(l)
-                && self.pmd_mapped(l.mm, l.va.page(), pfn, l.writable)
-        })
-    }
-
-    /// `kvm_pgtable_stage2_map` of what the fault found; `None` when out of memory.
-    fn stage2_map_fault(&mut self, l: &Locals, pfn: Pfn) -> Option<()> {
-        let (mem, _) = memory_type(l);
-        let attrs = Self::stage2_attrs(mem, l.writable);
-        let tagged = self.vm(l.vm).mte && mem == MemAttr::NormalWb;
-        if !l.block {
-            self.stage2_map(l.vm, l.ipa.page(), pfn, attrs)?;
-            if tagged {
-                self.ledger_mapped(l.vm, l.ipa, pfn, (l.mm, l.va));
-            }
-            return Some(());
-        }
-        let (ipa, va, head) = (
-            Ipa(l.ipa.0 / HPAGE_SIZE * HPAGE_SIZE),
-            pmd_address(l.va),
-            compound_head(pfn),
-        );
-        self.stage2_map_block(l.vm, ipa, head, attrs)?;
-        let watched = if tagged && self.has_ledger() { HPAGE_PAGES } else { 0 };
-        for index in 0..watched {
-            let at = index * PAGE_SIZE;
-            self.ledger_mapped(l.vm, ipa + at, Pfn(head.0 + index), (l.mm, va + at));
-        }
-        Some(())
-    }
-}
-
-pub(super) fn kvm_pgtable_stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
-    let pfn = l.pfn.expect("brought in");
-    if l.index > 0 && u64::from(l.index) < HPAGE_PAGES {
-        return Flow::To(if host.policy.fault_snapshot == FaultSnapshot::SeqAfterUnlock {
-            "sanitise_mte_tags?"
-        } else {
-            "kvm_vma_mte_allowed"
-        });
-    }
-    if l.permission && l.block == l.fault_block {
-        host.stage2_relax_perms(l.vm, l.ipa, pfn);
-    } else if host.stage2_map_fault(l, pfn).is_none() {
-        l.ret = Errno::Enomem.ret();
-        return Flow::Next;
-    }
-    let (_, kind) = memory_type(l);
-    let access = if l.writable { "read-write" } else { "read-only" };
-    let block = if l.block { ", in a block of 2 MiB" } else { "" };
-    note!(
-        host,
-        [Key::page(l.mm, l.va), Key::Frame(pfn)],
-        "ipa {} mapped {kind}, {access}, to pfn {:#x}{block}",
-        l.ipa.page(),
-        pfn.0
-    );
-    l.ret = 0;
-    Flow::Next
 }
 
 /// `kvm_release_faultin_page` (dirty if mapped writable), `mark_page_dirty`, unlock.
