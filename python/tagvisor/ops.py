@@ -28,7 +28,9 @@ __all__ = [
     "Op",
     "copy_tags_from",
     "copy_tags_to",
+    "create_vcpu",
     "dontneed",
+    "enable_mte",
     "evict",
     "ksm_run",
     "ldg",
@@ -43,6 +45,7 @@ __all__ = [
     "store",
     "swapoff",
     "uffd_copy",
+    "uffd_move",
     "user_ldg",
     "user_load",
     "user_stg",
@@ -53,6 +56,16 @@ __all__ = [
 _ACCESS_SIZES = (1, 2, 4, 8)
 _MAX_PAGES = 1 << 16  # of one call; its answer is part of the explorer's state
 _U64 = (1 << 64) - 1
+
+
+def enable_mte(vm: Vm) -> Op:
+    """``KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`` by a thread of the VMM, as :meth:`Vm.enable_mte`."""
+    return Op.enable_mte(vm.machine, vm.id)
+
+
+def create_vcpu(vm: Vm) -> Op:
+    """``KVM_CREATE_VCPU`` by a thread of the VMM, as :meth:`Vm.vcpu`."""
+    return Op.create_vcpu(vm.machine, vm.id)
 
 
 def ldg(cpu: Vcpu, p: int) -> Op:
@@ -220,6 +233,14 @@ def uffd_copy(page: Page, data: bytes) -> Op:
     """``UFFDIO_COPY``, as :meth:`tagvisor.Page.uffd_copy`."""
     given = _check.page_data("data", data)
     return Op.uffd_copy(page.process.machine, page.process.mm, page.address, given)
+
+
+def uffd_move(page: Page, source: Page) -> Op:
+    """``UFFDIO_MOVE``, as :meth:`tagvisor.Page.uffd_move`."""
+    process = page.process
+    if source.process.machine is not process.machine or source.process.mm != process.mm:
+        raise ArgumentError("source", source, "a Page of the same process")
+    return Op.uffd_move(process.machine, process.mm, page.address, source.address)
 
 
 def swapoff(host: Host, device: int = 0) -> Op:

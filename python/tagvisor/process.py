@@ -397,6 +397,26 @@ class Page:
         given = _check.page_data("data", data)
         self.process.machine.uffd_copy(self.process.mm, self.address, given)
 
+    def uffd_move(self, source: Page) -> None:
+        """``UFFDIO_MOVE``: another page of the process moves here, with its data and its tags.
+
+        Both mappings are private, anonymous, writable, and with ``PROT_MTE`` both or neither; this
+        one is registered. The kernel has it since 6.8.
+
+        Args:
+            source: Where the page is. Afterwards nothing is there.
+
+        Raises:
+            LinuxError: ``EINVAL``, the mappings do not fit or the kernel has no such call;
+                ``ENOENT``, nothing is at the source; ``EEXIST``, something is here already;
+                ``EBUSY``, another process has the page too.
+            ArgumentError: Not a page of this process.
+        """
+        if not isinstance(source, Page) or source.process.mm != self.process.mm:
+            raise ArgumentError("source", source, "a Page of the same process")
+        same_machine("source", source.process, self.process.machine)
+        self.process.machine.uffd_move(self.process.mm, self.address, source.address)
+
     def peek_tags(self, granule: int = 0, count: int = 256) -> npt.NDArray[np.uint8]:
         """``PTRACE_PEEKMTETAGS`` by a debugger.
 

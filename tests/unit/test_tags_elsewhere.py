@@ -75,3 +75,52 @@ def test_hibernation_needs_swap_and_memory() -> None:
         host.hibernate()
     assert ram.page(0).ldg(0) == 5
     host.check()
+
+
+def missing(kernel: str) -> tuple[tv.Host, tv.Vcpu, tv.Mapping, tv.Mapping]:
+    """A guest whose memory user space brings, and a page tagged 5 to bring there."""
+    host = tv.Host(kernel, memory="1 MiB")
+    vmm = host.process("vmm")
+    ram = vmm.mmap(1, mte=True)
+    ram.uffd_register()
+    vm = vmm.create_vm(mte=True)
+    vm.add_memslot(0x5000_0000, ram)
+    staging = vmm.mmap(1, mte=True)
+    staging.page(0).store(42)
+    staging.page(0).stg(0, 5)
+    return host, vm.vcpu(), ram, staging
+
+
+def test_a_page_moves_with_its_tags_to_a_guest_that_misses_it() -> None:
+    host, cpu, ram, staging = missing("6.12")
+
+    ram.page(0).uffd_move(staging.page(0))
+
+    assert cpu.ldg(0x5000_0000) == 5
+    assert cpu.load(0x5000_0000 | 5 << 56) == 42
+    assert staging.page(0).load() == 0
+    with pytest.raises(tv.LinuxError, match="EEXIST"):
+        ram.page(0).uffd_move(staging.page(0))
+    host.check()
+
+
+def test_no_order_of_a_move_and_a_waiting_guest_loses_a_tag() -> None:
+    host, cpu, ram, staging = missing("6.12")
+    guest = [tv.ops.ldg(cpu, 0x5000_0000), tv.ops.stg(cpu, 0x5000_0000, 6)]
+    move = tv.ops.uffd_move(ram.page(0), staging.page(0))
+    found = tv.explore(host, {"vcpu0": guest, "vmm": [move]})
+    assert found.complete
+    assert found.violation is None
+
+
+def test_where_a_page_cannot_come_from() -> None:
+    _, _, ram, staging = missing("6.6")
+    with pytest.raises(tv.LinuxError, match="EINVAL"):
+        ram.page(0).uffd_move(staging.page(0))
+    _, _, other, _ = missing("6.12")
+    with pytest.raises(tv.ArgumentError, match="source"):
+        ram.page(0).uffd_move(other.page(0))
+    with pytest.raises(tv.ArgumentError, match="source"):
+        ram.page(0).uffd_move(7)  # type: ignore[arg-type]
+    with pytest.raises(tv.ArgumentError, match="source"):
+        tv.ops.uffd_move(ram.page(0), other.page(0))

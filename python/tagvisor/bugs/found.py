@@ -1,7 +1,8 @@
 """Bugs that this model found, and that real kernels then showed.
 
 Each was first a violation in a script of the model, then a scenario that unmodified kernels were
-asked; ``tests/data/scenario/memory-management.jsonl`` holds what they answered. Models nothing.
+asked; ``tests/data/scenario/memory-management.jsonl`` and ``tests/data/found`` hold what they
+answered. Models nothing.
 Left out: see :data:`tagvisor.bugs.left_out.LEFT_OUT`. Invariant: no kernel mended them when they
 were found, so the policy that does is a counterfactual.
 """
@@ -23,6 +24,8 @@ __all__ = ["ROWS"]
 
 IPA = 0x5000_0000
 HPAGE = 512
+HUGE = 0x7000_0020_0000
+"""An address of the VMM that a huge page can start at."""
 PAGE = 4096
 TAIL = 2
 _BIG = {"memory": "16 MiB", "swap": "8 MiB"}
@@ -118,6 +121,41 @@ def tagged_head(host: Host) -> None:
     memory.page(TAIL).ldg(0)
 
 
+def part_of_it(host: Host) -> None:
+    """A guest gets a huge page of a process with tags, page by page: its writes are logged."""
+    host.set_nr_hugepages(1)
+    other = host.process("other")
+    other.mmap(HPAGE, backing="hugetlb", mte=True).page(9).stg(0, 9)
+    other.exit()
+    vmm = host.process("vmm")
+    vm = vmm.create_vm(mte=True)
+    vm.add_memslot(IPA, vmm.mmap(HPAGE, backing="hugetlb"), log_dirty=True)
+    cpu = vm.vcpu()
+    cpu.ldg(IPA + 3 * PAGE)
+    cpu.ldg(IPA + 9 * PAGE)
+
+
+def merged_block(host: Host) -> None:
+    """A guest reads a page of a huge page while its writes are logged, and writes it later."""
+    host.set_transparent_hugepage("madvise")
+    other = host.process("other")
+    tagged = other.mmap(HPAGE, mte=True, at=HUGE)
+    tagged.madvise("hugepage")
+    tagged.page(9).stg(0, 9)
+    other.exit()
+    vmm = host.process("vmm")
+    ram = vmm.mmap(HPAGE, at=HUGE)
+    ram.madvise("hugepage")
+    ram.page(0).store(0x42)
+    vm = vmm.create_vm(mte=True)
+    slot = vm.add_memslot(IPA, ram, log_dirty=True)
+    cpu = vm.vcpu()
+    cpu.ldg(IPA + 3 * PAGE)
+    vm.set_dirty_log(slot, on=False)
+    cpu.store(IPA + 3 * PAGE, 7)
+    cpu.ldg(IPA + 9 * PAGE)
+
+
 ROWS = (
     Bug(
         id="N01",
@@ -208,5 +246,45 @@ ROWS = (
             "It asks for PROT_MTE on another: nothing is cleared, and it reads the other's tags.",
         ),
         script=tagged_head,
+    ),
+    Bug(
+        id="N06",
+        title="a huge page is flagged, and cleared where it was touched only",
+        property="P2",
+        broken="linux-7.3",
+        fixed_in="linux-7.3 sanitise_size=folio",
+        kind="sequential",
+        knobs=("K18", "sanitise_size"),
+        source="found here; seen on 7.3.4: sanitise_mte_tags (since v6.13)",
+        story=(
+            "A process tags a huge page of the pool, with PROT_MTE, and ends.",
+            "A guest's memory is that huge page; its memslot logs writes, so pages are mapped.",
+            "The guest touches page 3. sanitise_mte_tags clears that page, as much as is mapped.",
+            "It flags the head: from now on all 512 pages pass for initialised.",
+            "The guest touches page 9, and reads the process' tags. So does COPY_TAGS.",
+        ),
+        script=part_of_it,
+        machine=_BIG,
+    ),
+    Bug(
+        id="N07",
+        title="a permission fault maps a block over pages nobody sanitised",
+        property="P2",
+        broken="linux-7.3",
+        fixed_in="linux-7.3 K19=yes",
+        kind="sequential",
+        knobs=("K18", "K19"),
+        source="found here; seen on 6.1.192, 6.12.107 and 7.3.4: user_mem_abort (since v5.14)",
+        story=(
+            "A guest's memory is a transparent huge page; its memslot logs writes.",
+            "The guest reads page 3: that page is sanitised, and mapped read-only.",
+            "Logging ends, and the guest writes page 3: a permission fault.",
+            "The VMM has a PMD there, so a block is mapped in place of the table.",
+            "A permission fault sanitises nothing: 511 pages are in it as they were (P4).",
+            "The guest reads the tags of whoever had page 9 before.",
+            "What it stores there is lost when the page is swapped: PG_mte_tagged is clear.",
+        ),
+        script=merged_block,
+        machine=_BIG,
     ),
 )

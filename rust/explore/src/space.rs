@@ -162,10 +162,10 @@ impl<'a> Space<'a> {
     pub(crate) fn number(&mut self, before: &[u32], state: &mut Vec<u32>, moved: Option<&mut Vec<usize>>) {
         state.clear();
         state.extend_from_slice(before);
-        for who in 0..self.actors.len() {
+        for (who, number) in state.iter_mut().enumerate().take(self.actors.len()) {
             if self.loaded[who] == UNKNOWN {
-                state[who] = self.number_of_runner(who);
-                self.loaded[who] = state[who];
+                *number = self.number_of_runner(who);
+                self.loaded[who] = *number;
             }
         }
         let actors = self.actors.len();

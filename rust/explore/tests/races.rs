@@ -282,3 +282,39 @@ fn what_lies_in_zone_device_memory_is_part_of_a_state() {
     assert_ne!(state(1), state(2));
     assert_eq!(state(1), state(1));
 }
+
+/// One thread of a VMM asks for MTE, another one makes a vCPU (B16).
+fn capability_and_vcpu(lock: &str) -> Exploration {
+    let policy = Policy::profile("linux-5.14").unwrap().with("K29", lock).unwrap();
+    let mut machine = Machine::new(&Config {
+        policy,
+        memory: 1 << 20,
+        ..Config::default()
+    })
+    .unwrap();
+    let vmm = machine.create_process("vmm");
+    let vm = machine.create_vm(vmm).unwrap();
+    let actor = |name: &str, op| Actor {
+        forever: false,
+        name: name.into(),
+        ops: vec![op],
+    };
+    let actors = [
+        actor("thread 1", Op::EnableCapMte(vm)),
+        actor("thread 2", Op::CreateVcpu(vm)),
+    ];
+    explore(machine.host(), &actors, &[], Options::default(), &mut |_| true).unwrap()
+}
+
+#[test]
+fn a_capability_given_without_the_lock_misses_a_vcpu_made_meanwhile() {
+    let found = capability_and_vcpu("unlocked");
+    assert_eq!(violated(&found), Some(Property::Trap));
+    let Some(Finding::Violation(violation)) = &found.finding else {
+        unreachable!()
+    };
+    assert!(violation.summary.contains("HCR_EL2.ATA"), "{violation}");
+
+    let held = capability_and_vcpu("kvm-lock");
+    assert_eq!((violated(&held), held.complete), (None, true));
+}

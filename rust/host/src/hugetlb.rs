@@ -86,8 +86,8 @@ impl Host {
         self.pool.total -= 1;
         for pfn in (head.0..head.0 + HPAGE_PAGES).map(Pfn) {
             self.page_mut(pfn).flags = PageFlags::empty();
-            self.buddy.free(pfn);
         }
+        self.buddy.free_block(head, HPAGE_PAGES.ilog2());
     }
 
     /// `hugetlb_reserve_pages` for a new mapping of a file of its own. -ENOMEM: the pool has too few left.

@@ -62,7 +62,7 @@ pub use log::StepLine;
 pub use machine::{Machine, PagemapEntry};
 pub use madvise::Advice;
 pub use mm::{Backing, Prot};
-pub use ops::{GuestOp, MapSpec, Op, OpResult, UserOp};
+pub use ops::{GuestOp, MEMORY_FAULT_TAG_ACCESS, MapSpec, Op, OpResult, UserOp};
 pub use part::{Part, PartValue};
 pub use policy::{CheckedAt, FaultLock, HostSync, Sanitise, SavedTags, SharedBacking, Untaggable, ZeroPage};
 pub use policy::{Knob, KnobError, KnobValue, Policy, Profile, UnknownProfile};

@@ -10,7 +10,7 @@ use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PAGE_SIZE, PageTags, Pfn, T
 use crate::config::{Config, ConfigError};
 use crate::errno::{Errno, Signal};
 use crate::file::{FileId, FileKind};
-use crate::hugetlb::{HPAGE_SIZE, in_huge_pages};
+use crate::hugetlb::{HPAGE_SIZE, compound_head, in_huge_pages};
 use crate::ids::{Actor, MmId};
 use crate::log::{Origin, StepLine};
 use crate::madvise::Advice;
@@ -18,7 +18,7 @@ use crate::mm::{Backing, Mm, Prot, Pte};
 use crate::ops::{MapSpec, Op, OpResult, UserOp};
 use crate::page::PageFlags;
 use crate::part::Tracked;
-use crate::policy::Policy;
+use crate::policy::{Kpageflags, Policy};
 use crate::state::{Host, Stats};
 use crate::task::Task;
 use crate::verdict::Violation;
@@ -308,7 +308,9 @@ impl Machine {
     pub fn pagemap(&self, mm: MmId, va: Va) -> PagemapEntry {
         match self.host.mm(mm).pte(va.untagged()) {
             Some(Pte::Present { pfn, .. }) => {
-                let mte_tagged = self.host.has_flag(pfn, PageFlags::MTE_TAGGED);
+                let of_head = self.host.policy.kpageflags == Kpageflags::Folio && self.host.is_thp(pfn);
+                let shown = if of_head { compound_head(pfn) } else { pfn };
+                let mte_tagged = self.host.has_flag(shown, PageFlags::MTE_TAGGED);
                 PagemapEntry {
                     present: true,
                     swap: false,

@@ -1,6 +1,6 @@
 //! The whole host as one value.
 //!
-//! **Keeps**: everything a step reads or writes is in [`Host`]; two hosts with equal [`Host::encode`] behave alike for
+//! **Keeps**: everything a step reads or writes is in [`Host`]; two hosts of equal parts ([`Host::part`]) behave alike for
 //! ever (statistics, log and recorded violations are left out of it).
 
 use std::collections::{BTreeSet, VecDeque};

@@ -62,6 +62,8 @@ pub(crate) struct Locals {
     /// The memslot logs writes (`KVM_MEM_LOG_DIRTY_PAGES`).
     pub(crate) logging: bool,
     pub(crate) mte_allowed: bool,
+    /// The page is to be mapped `NoTagAccess`.
+    pub(crate) no_tags: bool,
     pub(crate) shared: bool,
     pub(crate) pfnmap: bool,
     /// Nobody else runs who could bring a page that is missing (userfaultfd).
@@ -92,6 +94,8 @@ pub(crate) enum PathId {
     Nothing,
     GuestAccess,
     UserAccess,
+    EnableCapMte,
+    CreateVcpu,
     KvmHandleGuestAbort,
     UserMemAbort,
     GmemAbort,

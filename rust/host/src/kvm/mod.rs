@@ -36,8 +36,14 @@ const ROOT_PAGES: u64 = 2;
 pub(crate) struct Kvm {
     pub(crate) mm: MmId,
     pub(crate) alive: bool,
+    /// `kvm->lock`.
+    pub(crate) lock: bool,
+    /// vCPUs counted, whether or not they are made yet.
+    pub(crate) created_vcpus: u32,
     /// `KVM_ARCH_FLAG_MTE_ENABLED`.
     pub(crate) mte: bool,
+    /// `KVM_ARCH_FLAG_MTE_PERM_ENABLED`, as proposed: memory without tags is mapped `NoTagAccess`.
+    pub(crate) mte_perm: bool,
     pub(crate) slots: BTreeMap<u32, Memslot>,
     /// `KVM_CREATE_GUEST_MEMFD`: its files.
     pub(crate) guest_memfds: Vec<FileId>,
@@ -83,6 +89,7 @@ impl Kvm {
             self.root,
             &self.tables,
             sync,
+            (self.lock, self.created_vcpus, self.mte_perm, self.split_page_chunk_size),
         )
     }
 
@@ -95,8 +102,11 @@ impl Kvm {
         Some(Self {
             mm,
             alive: true,
+            lock: false,
+            created_vcpus: 0,
             stage2,
             mte: false,
+            mte_perm: false,
             slots: BTreeMap::new(),
             guest_memfds: Vec::new(),
             mmu_lock: RwLock::default(),

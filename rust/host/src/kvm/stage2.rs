@@ -207,18 +207,13 @@ impl Host {
         }
     }
 
-    /// Attributes of a stage-2 page mapping.
-    pub(crate) fn stage2_attrs(device: bool, write: bool) -> S2Attrs {
-        let mem = if device {
-            MemAttr::DeviceNgnre
-        } else {
-            MemAttr::NormalWb
-        };
+    /// Attributes of a stage-2 mapping.
+    pub(crate) fn stage2_attrs(mem: MemAttr, write: bool) -> S2Attrs {
         S2Attrs {
             mem,
             read: true,
             write,
-            exec: !device,
+            exec: mem != MemAttr::DeviceNgnre,
             af: true,
         }
     }

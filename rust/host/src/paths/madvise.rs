@@ -15,14 +15,14 @@ use crate::madvise::Advice;
 use crate::mm::{Backing, Pte};
 use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
-use crate::paths::{fault, notifier, split};
+use crate::paths::{gup, notifier, split};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
 use crate::thp::pmd_address;
 
 const MMAP_READ_LOCK: Step = Step {
     name: "mmap_read_lock",
-    run: fault::mmap_read_lock,
+    run: gup::mmap_read_lock,
 };
 const MMAP_READ_UNLOCK: Step = Step {
     name: "mmap_read_unlock",

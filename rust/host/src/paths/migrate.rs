@@ -21,7 +21,7 @@ use crate::ops::Op;
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
-use crate::paths::{fault, notifier, split};
+use crate::paths::{gup, notifier, split};
 use crate::policy::SoftOfflineReserved;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
@@ -70,7 +70,7 @@ outline! {
 outline! {
     /// `move_pages` of one page.
     pub(super) DO_MOVE_PAGES = "do_move_pages" {
-        "mmap_read_lock" => fault::mmap_read_lock,
+        "mmap_read_lock" => gup::mmap_read_lock,
         "add_page_for_migration" => add_page_for_migration,
         "migrate_pages" => |_, l, _| if l.ret < 0 { Flow::Return(l.ret) } else { Flow::Tail(PathId::MigratePages, *l) },
     }

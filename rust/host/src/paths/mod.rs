@@ -3,6 +3,7 @@
 //! **Keeps**: [`table`] is the one place where a policy selects a table; inside a step a policy is asked at the decision.
 
 mod change_pte;
+mod collapse;
 mod copy;
 mod copy_tags;
 mod core_dump;
@@ -12,21 +13,26 @@ mod fork;
 mod free;
 mod gmem_abort;
 mod guest_access;
+mod gup;
 mod huge_memory;
 mod hugetlb;
 mod hwpoison;
 mod ksm;
+mod ksm_merge;
 mod madvise;
+mod map_fault;
 mod migrate;
 mod mprotect;
 mod mte;
 mod notifier;
 mod outline;
+mod pageout;
 mod pte;
 pub(crate) mod ptl;
 mod ptrace;
 mod reclaim;
 mod rmap;
+mod shmem_swapin;
 mod split;
 mod swap_in;
 mod swapoff;
@@ -34,7 +40,9 @@ mod uffd_move;
 mod user_access;
 mod user_mem_abort;
 mod userfault;
+mod vm_setup;
 mod watched;
+mod wp;
 mod young;
 mod zap;
 mod zswap;
@@ -45,7 +53,7 @@ use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
 use crate::policy::{
-    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, HugeZeroWrite, MigrateCopy, Policy, RestoreAt,
+    CapLock, ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, HugeZeroWrite, MigrateCopy, Policy, RestoreAt,
     RestoreFlagged, Sanitise,
 };
 use crate::step::{Flow, Locals, Path, PathId, Step};
@@ -64,6 +72,11 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::Nothing => &NOTHING,
         PathId::GuestAccess => &guest_access::GUEST_ACCESS,
         PathId::UserAccess => &user_access::USER_ACCESS,
+        PathId::EnableCapMte => match policy.cap_lock {
+            CapLock::Unlocked => &vm_setup::ENABLE_CAP_UNLOCKED,
+            CapLock::KvmLock => &vm_setup::ENABLE_CAP_LOCKED,
+        },
+        PathId::CreateVcpu => &vm_setup::CREATE_VCPU,
         PathId::KvmHandleGuestAbort => &user_mem_abort::KVM_HANDLE_GUEST_ABORT,
         PathId::UserMemAbort => match policy.fault_snapshot {
             FaultSnapshot::SeqAfterUnlock => &user_mem_abort::SEQ_AFTER_UNLOCK,
@@ -78,11 +91,11 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             Sanitise::Lock => &mte::SANITISE_LOCK,
             Sanitise::LockSkipZero => &mte::SANITISE_LOCK_SKIP_ZERO,
         },
-        PathId::GetUserPages => &fault::GET_USER_PAGES,
+        PathId::GetUserPages => &gup::GET_USER_PAGES,
         PathId::HandleMmFault => &fault::HANDLE_MM_FAULT,
         PathId::DoAnonymousPage => &fault::DO_ANONYMOUS_PAGE,
         PathId::DoFault => &file_fault::DO_FAULT,
-        PathId::ShmemSwapinFolio => &file_fault::SHMEM_SWAPIN_FOLIO,
+        PathId::ShmemSwapinFolio => &shmem_swapin::SHMEM_SWAPIN_FOLIO,
         PathId::ShmemUndoRange => &madvise::SHMEM_UNDO_RANGE,
         PathId::CopyHighpage => match policy.copy_flag {
             CopyFlag::Before => &copy::COPY_FLAG_FIRST,
@@ -102,7 +115,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             HugeZeroWrite::Split => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
             HugeZeroWrite::Huge => &huge_memory::DO_HUGE_ZERO_WP_PMD,
         },
-        PathId::MadviseCollapse => &huge_memory::MADVISE_COLLAPSE,
+        PathId::MadviseCollapse => &collapse::MADVISE_COLLAPSE,
         PathId::SplitHugePage => &split::SPLIT_HUGE_PAGE,
         PathId::DoMovePages => &migrate::DO_MOVE_PAGES,
         PathId::MigratePages => match policy.migrate_copy {
@@ -112,12 +125,12 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::SoftOffline => &migrate::SOFT_OFFLINE,
         PathId::MemoryFailure => &hwpoison::MEMORY_FAILURE,
         PathId::KsmDoScan => &ksm::KSM_DO_SCAN,
-        PathId::TryToMergeWithKsmPage => &ksm::TRY_TO_MERGE_WITH_KSM_PAGE,
-        PathId::WriteProtectPage => &ksm::WRITE_PROTECT_PAGE,
-        PathId::ReplacePage => &ksm::REPLACE_PAGE,
+        PathId::TryToMergeWithKsmPage => &ksm_merge::TRY_TO_MERGE_WITH_KSM_PAGE,
+        PathId::WriteProtectPage => &ksm_merge::WRITE_PROTECT_PAGE,
+        PathId::ReplacePage => &ksm_merge::REPLACE_PAGE,
         PathId::UnmergeKsmPages => &ksm::UNMERGE_KSM_PAGES,
         PathId::AccessRemoteTags => &ptrace::ACCESS_REMOTE_TAGS,
-        PathId::DoWpPage => &fault::DO_WP_PAGE,
+        PathId::DoWpPage => &wp::DO_WP_PAGE,
         PathId::HugetlbNoPage => &hugetlb::HUGETLB_NO_PAGE,
         PathId::HugetlbWp => &hugetlb::HUGETLB_WP,
         PathId::DoSwapPage => match policy.restore_at {
@@ -253,6 +266,18 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::EnableCapMte(vm) | Op::CreateVcpu(vm) => {
+            let path = if matches!(op, Op::CreateVcpu(_)) {
+                PathId::CreateVcpu
+            } else {
+                PathId::EnableCapMte
+            };
+            let l = Locals {
+                vm,
+                ..Locals::default()
+            };
+            (path, l)
+        }
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),

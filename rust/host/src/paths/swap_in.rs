@@ -138,6 +138,11 @@ fn swap_cache_get_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         host.page_mut(pfn).refcount += 1;
         return Flow::To("folio_lock");
     }
+    if host.swap.count(entry) == 0 {
+        // Somebody has brought it in and let go of the slot, and is about to write the PTE: __swap_duplicate answers
+        // -ENOENT, and the fault waits for the page table lock to see.
+        return Flow::Blocked;
+    }
     l.bypass = host.swap.is_synchronous(entry) && host.swap.count(entry) == 1;
     let prepare = l.bypass && host.policy.swap_bypass == SwapBypass::Prepare;
     if prepare && !host.swap.swapcache_prepare(entry) {

@@ -15,7 +15,7 @@ use crate::log::{Key, note};
 use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
-use crate::paths::{fault, split};
+use crate::paths::{gup, split};
 use crate::policy::UffdioMove;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
@@ -23,7 +23,7 @@ use crate::step::{Flow, Io, Locals, PathId};
 outline! {
     /// 6.8 and later. `l.va` is the destination, `l.other` names the source.
     pub(super) UFFDIO_MOVE = "move_pages" {
-        "mmap_read_lock" => fault::mmap_read_lock,
+        "mmap_read_lock" => gup::mmap_read_lock,
         "validate_move_areas" => validate_move_areas,
         "split_folio" => split_folio,
         "move_pages_pte" => move_pages_pte,

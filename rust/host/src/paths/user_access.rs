@@ -13,8 +13,8 @@ use crate::ids::{Actor, MmId};
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte};
 use crate::ops::{Op, OpResult, UserOp};
-use crate::paths::fault;
 use crate::paths::watched::{Owner, Regime, Watched};
+use crate::paths::{fault, gup};
 use crate::policy::AsyncReport;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -28,7 +28,7 @@ pub(super) static USER_ACCESS: Path = Path {
         },
         Step {
             name: "mmap_read_lock",
-            run: fault::mmap_read_lock,
+            run: gup::mmap_read_lock,
         },
         Step {
             name: "do_page_fault",

@@ -16,16 +16,16 @@ use crate::log::{Key, note};
 use crate::mm::{Backing, VmFlags};
 use crate::ops::Op;
 use crate::page::PageMapping;
-use crate::paths::fault;
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
+use crate::paths::{fault, gup};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals};
 
 outline! {
     /// Every version.
     pub(super) UFFDIO_COPY = "mfill_atomic" {
-        "mmap_read_lock" => fault::mmap_read_lock,
+        "mmap_read_lock" => gup::mmap_read_lock,
         "find_dst_vma" => find_dst_vma,
         "mfill_atomic_pte_copy" => mfill_atomic_pte_copy,
         "mte_sync_tags" => sync_tags,
@@ -58,7 +58,7 @@ pub(super) fn schedule(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 /// The fault is tried again, with the lock that its caller had; what was asked of nobody fails.
 pub(super) fn retry_fault(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
-    match fault::mmap_read_lock(host, l, io) {
+    match gup::mmap_read_lock(host, l, io) {
         Flow::Next if host.is_missing(l) => {
             l.out = fault::BUS;
             Flow::Return(Errno::Efault.ret())

@@ -7,13 +7,13 @@
 //! `linux-X.Y.0` (or `linux-6.6.0`, ...), from which the next version goes on.
 
 use super::knobs::{
-    AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
+    AsyncReport, CapArmMte, CapLock, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
     CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, CoreDumpTags, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd,
-    HostSync, HugeZero, HugeZeroWrite, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap,
-    PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise,
-    SanitisePermission, SaveFailure, SavedTags, SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass,
-    SwapInWrite, SwapPriority, SyncGuard, SyncPages, ThpSwap, ThpZeroSubpage, UffdioMove, Untaggable, ZeroPage,
-    ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
+    HostSync, HugeZero, HugeZeroWrite, HugetlbMte, HwpoisonSignal, Kpageflags, KsmMergeTagged, MemoryFaultExit,
+    MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
+    RestoreUntagged, Sanitise, SanitisePermission, SanitiseSize, SaveFailure, SavedTags, SharedBacking,
+    SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard, SyncPages, ThpSwap,
+    ThpZeroSubpage, UffdioMove, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
 };
 use super::{Policy, Profile};
 
@@ -54,6 +54,7 @@ profiles! {
         ksm_merge_tagged: KsmMergeTagged::Never,
         sanitise: Sanitise::TestAndSet,
         sanitise_permission: SanitisePermission::No,
+        sanitise_size: SanitiseSize::Mapped,
         change_pte: ChangePte::Map,
         shared_backing: SharedBacking::Allowed,
         untaggable: Untaggable::Cacheable,
@@ -69,7 +70,9 @@ profiles! {
         thp_zero_subpage: ThpZeroSubpage::Kept,
         fault_lock: FaultLock::Exclusive,
         eager_split: EagerSplit::Absent,
+        memory_fault_exit: MemoryFaultExit::None,
         cap_arm_mte: CapArmMte::Present,
+        cap_lock: CapLock::Unlocked,
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
@@ -87,6 +90,7 @@ profiles! {
         soft_offline_reserved: SoftOfflineReserved::Eio,
         split_flags: SplitFlags::Head,
         pageout_references: PageoutReferences::Checked,
+        kpageflags: Kpageflags::Page,
         async_report: AsyncReport::Access,
     }
     "v11-series" v11_series from v10_series, "v11: offline memory is -EFAULT at the fault" {
@@ -129,6 +133,7 @@ profiles! {
         cap_arm_mte: CapArmMte::Absent,
     }
     "linux-5.14" linux_5_14 from v17_series, "first merged version: offline and VM_SHARED memory refused, no tag lock" {
+        cap_lock: CapLock::KvmLock,
         untaggable: Untaggable::Device,
         copy_tags_flag: CopyTagsFlag::AfterCopy,
         zero_tags: ZeroTags::Alloc,
@@ -232,6 +237,7 @@ profiles! {
         swap_in_write: SwapInWrite::Vma,
         zeromap: Zeromap::Bit,
         async_report: AsyncReport::KernelEntry,
+        kpageflags: Kpageflags::Folio,
         copy_tags_logging: CopyTagsLogging::Busy,
         copy_tags_offline: CopyTagsOffline::Fault,
         thp_zero_subpage: ThpZeroSubpage::DataOnly,
@@ -249,11 +255,15 @@ profiles! {
         huge_zero_write: HugeZeroWrite::Huge,
         zswap_large: ZswapLarge::Stored,
     }
+    "mte-perm-series" mte_perm_series from linux_6_13, "never merged: NoTagAccess instead of refusal, v2 of January 2025" {
+        untaggable: Untaggable::NoTagAccess,
+    }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,
         copy_to_flagged: CopyToFlagged::Overwrite,
         untaggable: Untaggable::Refuse,
         guest_memfd: GuestMemfd::Unsanitised,
+        memory_fault_exit: MemoryFaultExit::Gmem,
         huge_zero: HugeZero::Alloc,
         thp_zero_subpage: ThpZeroSubpage::DataAndTags,
     }

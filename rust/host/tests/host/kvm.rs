@@ -487,3 +487,21 @@ fn what_is_configured_and_not_touched_costs_nothing_to_take_away() {
     assert_eq!(g.ldg(far), Err(GuestExit::Errno(Errno::Enosys)));
     assert_eq!(g.machine.check(), Ok(()));
 }
+
+#[test]
+fn an_instruction_of_a_second_vm_that_faults_twice_faults_there_twice() {
+    let mut g = guest_with(&[]);
+    let vm = g.machine.create_vm(g.vmm).unwrap();
+    g.machine.enable_cap_arm_mte(vm).unwrap();
+    (g.vm, g.cpu) = (vm, g.machine.create_vcpu(vm).unwrap());
+    let ipa = IPA + 0x100_0000;
+    let ram = g.page(0);
+    g.slot(1, ipa, ram, 8).unwrap();
+    let across = GuestOp::Store {
+        ptr: Va(ipa + PAGE_SIZE - 4),
+        size: 8,
+        value: 0x42,
+    };
+    assert_eq!(g.machine.guest(g.cpu, across), Ok(0));
+    assert_eq!(g.machine.check(), Ok(()));
+}

@@ -238,12 +238,21 @@ fn guest_on_huge_page(kernel: &str, knobs: &[(&str, &str)], offset: u64) -> crat
 #[test]
 fn a_guests_first_touch_sanitises_what_a_block_would_map() {
     for (offset, all) in [(0, true), (1, false)] {
-        let mut g = guest_on_huge_page("linux-6.12", &[], offset);
+        let mut g = guest_on_huge_page("linux-6.12", &[("kpageflags", "page")], offset);
         let touched = 9;
         g.stg(IPA + (1 << 28) + (touched - offset) * PAGE_SIZE, 5).unwrap();
         assert!(g.machine.pagemap(g.vmm, g.page(touched)).mte_tagged);
         assert_eq!(g.machine.pagemap(g.vmm, g.page(300)).mte_tagged, all);
         silent(&mut g.machine);
+    }
+}
+
+#[test]
+fn kpageflags_of_a_tail_are_the_heads_in_later_kernels() {
+    for (kernel, own) in [("linux-6.1", true), ("linux-6.12", false), ("linux-7.3", false)] {
+        let mut g = guest_on_huge_page(kernel, &[], 1);
+        g.stg(IPA + (1 << 28) + 8 * PAGE_SIZE, 5).unwrap();
+        assert_eq!(g.machine.pagemap(g.vmm, g.page(9)).mte_tagged, own, "{kernel}");
     }
 }
 

@@ -250,6 +250,14 @@ impl Machine {
         })
     }
 
+    /// `UFFDIO_MOVE` of a page to where it is missing.
+    fn uffd_move(&self, py: Python<'_>, mm: u32, page: u64, source: u64) -> PyResult<()> {
+        self.with(py, |machine| {
+            let moved = machine.uffd_move(MmId(mm), Va(page), Va(source));
+            moved.map_err(Refusal::of("ioctl(UFFDIO_MOVE)"))
+        })
+    }
+
     /// What every tag read of a page must return, as the ledger has it.
     fn ledger_tags<'py>(&self, py: Python<'py>, mm: u32, page: u64) -> PyResult<Option<Bound<'py, PyArray1<u8>>>> {
         let tags = self.with(py, |machine| Ok(machine.ledger_tags(MmId(mm), Va(page))))?;
