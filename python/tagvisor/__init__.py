@@ -34,6 +34,7 @@ from tagvisor.errors import (
     GuestExit,
     InternalError,
     LinuxError,
+    MemoryFault,
     MmioAccess,
     PolicyViolation,
     RecordError,
@@ -47,7 +48,7 @@ from tagvisor.errors import (
     UserSignal,
     VectorError,
 )
-from tagvisor.explore import Exploration, explore, schedule
+from tagvisor.explore import Exploration, explore, forever, schedule
 from tagvisor.files import File
 from tagvisor.host import Host
 from tagvisor.pe import Outcome, Pe
@@ -71,6 +72,7 @@ __all__ = [
     "KnobValue",
     "LinuxError",
     "Mapping",
+    "MemoryFault",
     "MmioAccess",
     "Outcome",
     "Page",
@@ -100,6 +102,7 @@ __all__ = [
     "__version__",
     "build_info",
     "explore",
+    "forever",
     "knobs",
     "linux",
     "migration",

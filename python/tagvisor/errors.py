@@ -41,6 +41,7 @@ __all__ = [
     "GuestExit",
     "InternalError",
     "LinuxError",
+    "MemoryFault",
     "MmioAccess",
     "PolicyViolation",
     "RecordError",
@@ -198,24 +199,44 @@ class MmioAccess(NamedTuple):
     """What was stored; 0 for a load."""
 
 
+class MemoryFault(NamedTuple):
+    """What ``KVM_EXIT_MEMORY_FAULT`` tells the VMM of a stage-2 fault that was not resolved."""
+
+    flags: int
+    """0; 16 where the guest wanted tags of memory mapped ``NoTagAccess``."""
+    gpa: int
+    """The guest physical address where what could not be mapped begins."""
+    size: int
+    """Its bytes; 0 where KVM did not know yet."""
+
+
 class GuestExit(TagvisorError):
     """An access of a guest left ``KVM_RUN``: it neither completed nor faulted in the guest.
 
-    Exactly one of the arguments is not None.
+    Either ``mmio`` or ``errno_name`` is not None.
 
     Args:
         mmio: The access, when no memslot backs the address (``KVM_EXIT_MMIO``).
         errno_name: The error number when ``KVM_RUN`` failed, such as ``EFAULT`` for a memslot
             without usable backing or ``ENOSYS`` for a tag instruction on an address without memory.
+        memory_fault: Where it failed, when the exit reason beside the error is
+            ``KVM_EXIT_MEMORY_FAULT``: for ``guest_memfd`` memory since 6.18 (knob
+            ``memory_fault_exit``), and for an access to tags of memory mapped ``NoTagAccess``
+            (:meth:`tagvisor.vm.Vm.enable_mte_perm`).
     """
 
     def __init__(
-        self, mmio: MmioAccess | tuple[bool, int, int, int] | None, errno_name: str | None
+        self,
+        mmio: MmioAccess | tuple[bool, int, int, int] | None,
+        errno_name: str | None,
+        memory_fault: MemoryFault | tuple[int, int, int] | None = None,
     ) -> None:
         access = None if mmio is None else MmioAccess(*mmio)
-        super().__init__(access, errno_name)
+        fault = None if memory_fault is None else MemoryFault(*memory_fault)
+        super().__init__(access, errno_name, fault)
         self.mmio = access
         self.errno_name = errno_name
+        self.memory_fault = fault
 
     def __str__(self) -> str:
         if self.mmio is not None:
@@ -224,7 +245,11 @@ class GuestExit(TagvisorError):
                 f"KVM_EXIT_MMIO: {self.mmio.length}-byte {what} IPA {self.mmio.ipa:#x}, no memslot"
             )
         _, words = _LINUX_ERRNO.get(self.errno_name or "", (0, ""))
-        return f"ioctl(KVM_RUN): {self.errno_name} ({words})"
+        where = ""
+        if self.memory_fault is not None:
+            at, size = self.memory_fault.gpa, self.memory_fault.size
+            where = f", KVM_EXIT_MEMORY_FAULT: {size} bytes at IPA {at:#x}"
+        return f"ioctl(KVM_RUN): {self.errno_name} ({words}){where}"
 
 
 class PolicyViolation(TagvisorError):

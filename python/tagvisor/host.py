@@ -153,15 +153,18 @@ class Host:
         same_machine("page", page.process, self.machine)
         return Pagemap(*self.machine.evict(page.process.mm, page.address))
 
-    def set_transparent_hugepage(self, enabled: Thp) -> None:
-        """Write ``/sys/kernel/mm/transparent_hugepage/enabled``.
+    def set_transparent_hugepage(self, enabled: Thp, *, use_zero_page: bool = True) -> None:
+        """Write to ``/sys/kernel/mm/transparent_hugepage/``.
 
         Args:
             enabled: ``"madvise"``: a fault in memory that was advised ``MADV_HUGEPAGE`` gets a huge
                 page. ``"never"``, as after boot.
+            use_zero_page: A read where nothing is maps the huge zero folio; else it gets a huge
+                page as a write does.
         """
         chosen = _check.choice("enabled", enabled, ("madvise", "never"))
-        self.machine.set_transparent_hugepage(chosen == "madvise")
+        zero = _check.flag("use_zero_page", use_zero_page)
+        self.machine.set_transparent_hugepage(chosen == "madvise", zero)
 
     def migrate(self, page: Page) -> None:
         """Move a page to another frame, as ``move_pages`` and compaction do.

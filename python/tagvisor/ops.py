@@ -28,7 +28,9 @@ __all__ = [
     "Op",
     "copy_tags_from",
     "copy_tags_to",
+    "create_vcpu",
     "dontneed",
+    "enable_mte",
     "evict",
     "ksm_run",
     "ldg",
@@ -54,6 +56,16 @@ __all__ = [
 _ACCESS_SIZES = (1, 2, 4, 8)
 _MAX_PAGES = 1 << 16  # of one call; its answer is part of the explorer's state
 _U64 = (1 << 64) - 1
+
+
+def enable_mte(vm: Vm) -> Op:
+    """``KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`` by a thread of the VMM, as :meth:`Vm.enable_mte`."""
+    return Op.enable_mte(vm.machine, vm.id)
+
+
+def create_vcpu(vm: Vm) -> Op:
+    """``KVM_CREATE_VCPU`` by a thread of the VMM, as :meth:`Vm.vcpu`."""
+    return Op.create_vcpu(vm.machine, vm.id)
 
 
 def ldg(cpu: Vcpu, p: int) -> Op:

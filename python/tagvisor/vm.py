@@ -102,6 +102,36 @@ class Vm:
         self.machine.enable_cap_arm_mte(self.id)
         self.mte = True
 
+    def enable_mte_perm(self) -> None:
+        """``KVM_ENABLE_CAP(KVM_CAP_ARM_MTE_PERM)``: proposed in January 2025, in no kernel.
+
+        Memory that may not have tags, such as a file's, is no longer refused behind an MTE guest.
+        It is mapped ``NoTagAccess`` at stage 2 (``FEAT_MTE_PERM``): data can be accessed unchecked,
+        and an access to tags, a checked one too, leaves ``KVM_RUN`` with a
+        :class:`tagvisor.GuestExit` whose ``memory_fault`` says where. The profile
+        ``mte-perm-series`` has it, or K22 = ``no-tag-access``.
+
+        Raises:
+            LinuxError: ``EINVAL`` once a vCPU exists, or where the kernel has no such capability.
+        """
+        self.machine.enable_cap_arm_mte_perm(self.id)
+
+    def enable_eager_split(self, chunk: int | str = "2 MiB") -> None:
+        """``KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)``.
+
+        A huge page is mapped for the guest as one block of 2 MiB, where guest and VMM address are
+        aligned alike. When its memslot begins to log writes, the block is split into pages at
+        once; without this capability the first write to it breaks it.
+
+        Args:
+            chunk: How much is split at a time: 4 KiB, 2 MiB or 1 GiB; 0 for not at all.
+
+        Raises:
+            LinuxError: ``EINVAL``: the kernel has no such capability (up to 6.4), no page or block
+                has that size, or the VM has memslots.
+        """
+        self.machine.enable_cap_eager_split(self.id, _check.size("chunk", chunk, zero=True))
+
     def vcpu(self) -> Vcpu:
         """``KVM_CREATE_VCPU``.
 

@@ -22,6 +22,23 @@ def test_every_answer_is_the_recorded_kernels(name: str, swap: Literal["nvme", "
     assert scenario.json_lines(answers) == (DATA / f"{name}.6.12.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [(f"block-merge.{kernel}", kernel) for kernel in ("6.1", "6.12", "7.3")]
+    + [("hugetlb-log.7.3", "7.3")],
+)
+def test_leaks_that_the_model_found_answer_as_they_were_then_recorded(
+    name: str, kernel: str
+) -> None:
+    found = DATA.parent / "found"
+
+    answers = scenario.run(
+        found / f"{name.removesuffix(f'.{kernel}')}.scn", policy=f"linux-{kernel}", swap="zram"
+    )
+
+    assert scenario.json_lines(answers) == (found / f"{name}.jsonl").read_text()
+
+
 def test_a_scenario_answers_with_the_same_bytes_twice() -> None:
     first, second = (scenario.json_lines(scenario.run(DATA / "k2-swap.scn")) for _ in range(2))
 

@@ -25,6 +25,7 @@ EXAMPLES: list[errors.TagvisorError] = [
     errors.GuestException(0x96000011, 0x5000_0000, 0, "tag-check", "synchronous tag check fault"),
     errors.GuestExit(errors.MmioAccess(write=True, ipa=0x9000, length=4, value=1), None),
     errors.GuestExit(None, "EFAULT"),
+    errors.GuestExit(None, "EFAULT", errors.MemoryFault(0, 0x9000, 4096)),
     errors.PolicyViolation(VIOLATION),
     errors.ScenarioError("a.scn", 3, "unknown command 'fly'", "a command of the language"),
     errors.TraceError("a.trace", "truncated", "a complete file"),

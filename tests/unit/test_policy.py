@@ -44,7 +44,17 @@ def test_the_profiles_of_the_thread_are_there() -> None:
     [
         ("K1", ["restore", "page-free", "slot-free", "swapoff"]),
         ("K18", ["test-and-set", "global-lock", "test-clear-set", "lock", "lock-skip-zero"]),
-        ("K22", ["cacheable", "refuse-offline", "device", "device-else-refuse", "refuse"]),
+        (
+            "K22",
+            [
+                "cacheable",
+                "refuse-offline",
+                "device",
+                "device-else-refuse",
+                "no-tag-access",
+                "refuse",
+            ],
+        ),
         ("K23", ["never", "slot", "fault", "slot-and-fault"]),
     ],
 )

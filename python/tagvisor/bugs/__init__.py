@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from tagvisor import _check
 from tagvisor.bugs import (
     copy_tags,
+    elsewhere,
+    found as newly_found,
     host_flag,
     host_swap,
     hugetlb,
@@ -56,12 +58,14 @@ CATALOGUE: tuple[Bug, ...] = tuple(
         (
             *kvm.ROWS,
             *copy_tags.ROWS,
+            *elsewhere.ROWS,
             *host_flag.ROWS,
             *host_swap.ROWS,
             *metadata.ROWS,
             *migrated.ROWS,
             *zero_page.ROWS,
             *hugetlb.ROWS,
+            *newly_found.ROWS,
         ),
         key=_number,
     )

@@ -17,6 +17,8 @@ __all__ = ["ROWS"]
 
 IPA = 0x5000_0000
 PAGES = 512
+HUGE = 0x7000_0020_0000
+"""An address of the VMM that a huge page can start at."""
 
 
 def prot_mte(host: Host) -> None:
@@ -44,22 +46,39 @@ def next_guest(host: Host) -> None:
             cpu.ldg(IPA)
 
 
-def hibernate(host: Host) -> None:
-    """A guest tags a page inside a huge page; the host is suspended to disk and resumed."""
+def part_of_it(host: Host) -> None:
+    """A guest gets a huge page of a process with tags, page by page: its writes are logged."""
     host.set_nr_hugepages(1)
+    other = host.process("other")
+    other.mmap(PAGES, backing="hugetlb", mte=True).page(9).stg(0, 9)
+    other.exit()
     vmm = host.process("vmm")
     vm = vmm.create_vm(mte=True)
-    vm.add_memslot(IPA, vmm.mmap(PAGES, backing="hugetlb"))
-    vm.vcpu().stg(IPA + 3 * 4096, 5)
-    host.hibernate()
+    vm.add_memslot(IPA, vmm.mmap(PAGES, backing="hugetlb"), log_dirty=True)
+    cpu = vm.vcpu()
+    cpu.ldg(IPA + 3 * 4096)
+    cpu.ldg(IPA + 9 * 4096)
 
 
-def core_dump(host: Host) -> None:
-    """A process tags a page inside a huge page and dumps core."""
-    host.set_nr_hugepages(1)
-    app = host.process("app")
-    app.mmap(PAGES, backing="hugetlb", mte=True).page(3).stg(0, 5)
-    app.core_dump()
+def merged_block(host: Host) -> None:
+    """A guest reads a page of a huge page while its writes are logged, and writes it later."""
+    host.set_transparent_hugepage("madvise")
+    other = host.process("other")
+    tagged = other.mmap(PAGES, mte=True, at=HUGE)
+    tagged.madvise("hugepage")
+    tagged.page(9).stg(0, 9)
+    other.exit()
+    vmm = host.process("vmm")
+    ram = vmm.mmap(PAGES, at=HUGE)
+    ram.madvise("hugepage")
+    ram.page(0).store(0x42)
+    vm = vmm.create_vm(mte=True)
+    slot = vm.add_memslot(IPA, ram, log_dirty=True)
+    cpu = vm.vcpu()
+    cpu.ldg(IPA + 3 * 4096)
+    vm.set_dirty_log(slot, on=False)
+    cpu.store(IPA + 3 * 4096, 7)
+    cpu.ldg(IPA + 9 * 4096)
 
 
 ROWS = (
@@ -102,45 +121,45 @@ ROWS = (
         derived=True,
     ),
     Bug(
-        id="D-hibernate",
-        title="tags of a huge page do not survive hibernation but for its first 4 KiB",
-        property="P1",
-        broken="linux-6.13",
-        fixed_in="linux-6.1",
+        id="D-hugetlb-part",
+        title="a huge page is flagged, and cleared where it was touched only",
+        property="P2",
+        broken="linux-7.3",
+        fixed_in="linux-7.3 sanitise_size=folio",
         kind="sequential",
-        knobs=("K32",),
-        source="arch/arm64/kernel/hibernate.c (swsusp_mte_save_tags) since v6.13: page_mte_tagged "
-        "of each page, while only the head of a hugetlb folio is flagged; 6.1 flags each page, 6.12 "
-        "refuses such a guest",
+        knobs=("K18", "sanitise_size"),
+        source="read in sanitise_mte_tags (v6.13), seen on 7.3.4: LDG and COPY_TAGS read old tags",
         story=(
-            "A guest's memory is a huge page; it tags one granule beyond the first 4 KiB.",
-            "sanitise_mte_tags flags the folio by its head.",
-            "Hibernation looks at every page's own flag: only the head's tags are saved.",
-            "After resume the guest's tag is whatever memory has after power on.",
+            "A process tags a huge page of the pool, with PROT_MTE, and ends.",
+            "A guest's memory is that huge page; its memslot logs writes, so pages are mapped.",
+            "The guest touches page 3. sanitise_mte_tags clears that page, as much as is mapped.",
+            "It flags the head: from now on all 512 pages pass for initialised.",
+            "The guest touches page 9, and reads the process' tags. So does COPY_TAGS.",
         ),
-        script=hibernate,
+        script=part_of_it,
         machine={"memory": "8 MiB"},
         derived=True,
     ),
     Bug(
-        id="D-core",
-        title="a core dump has no tags of a huge page but for its first 4 KiB",
-        property="P1",
-        broken="linux-6.13",
-        fixed_in="linux-6.12",
+        id="D-merge",
+        title="a permission fault maps a block over pages nobody sanitised",
+        property="P2",
+        broken="linux-7.3",
+        fixed_in="linux-7.3 K19=yes",
         kind="sequential",
-        knobs=("K32", "core_dump_tags"),
-        source="arch/arm64/kernel/elfcore.c (mte_dump_tag_range) since v6.13: page_mte_tagged of "
-        "each page, while only the head of a hugetlb folio is flagged",
+        knobs=("K18", "K19"),
+        source="read in user_mem_abort (5.14 to 7.3), seen on 6.1.192, 6.12.107 and 7.3.4",
         story=(
-            "A process has a huge page with PROT_MTE and tags one granule beyond its first 4 KiB.",
-            "mte_sync_tags flags the folio by its head.",
-            "The process dumps core: mte_dump_tag_range looks at every page's own flag.",
-            "All but the head's tags are a hole of zeros in the file.",
+            "A guest's memory is a transparent huge page; its memslot logs writes.",
+            "The guest reads page 3: that page is sanitised, and mapped read-only.",
+            "Logging ends, and the guest writes page 3: a permission fault.",
+            "The VMM has a PMD there, so a block is mapped in place of the table.",
+            "A permission fault sanitises nothing: 511 pages are in it as they were (P4).",
+            "The guest reads the tags of whoever had page 9 before.",
+            "What it stores there is lost when the page is swapped: PG_mte_tagged is clear.",
         ),
-        script=core_dump,
+        script=merged_block,
         machine={"memory": "8 MiB"},
-        refused="EINVAL",
         derived=True,
     ),
 )

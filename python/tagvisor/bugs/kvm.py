@@ -109,6 +109,12 @@ def shared_page(host: Host) -> Actors:
     }
 
 
+def capability_and_vcpu(host: Host) -> Actors:
+    """One thread of the VMM asks for MTE while another makes a vCPU."""
+    vm = host.process().create_vm()
+    return {"thread 1": [ops.enable_mte(vm)], "thread 2": [ops.create_vcpu(vm)]}
+
+
 def page_told_of(host: Host) -> None:
     """The guest reads a page nobody wrote, the VMM writes it, the guest reads a tag again."""
     vmm = host.process()
@@ -173,6 +179,23 @@ ROWS = (
             "The process clears the tags and sets the flag: the guest's tag is gone.",
         ),
         actors=shared_page,
+    ),
+    Bug(
+        id="B16",
+        title="a vCPU is made while the VM is given MTE",
+        property="P9",
+        broken="v17-series",
+        fixed_in="linux-5.14",
+        kind="race",
+        knobs=("K29",),
+        source="mail 20210729160036.20433-1: kvm->lock taken before v5.14",
+        story=(
+            "One thread of the VMM asks for KVM_CAP_ARM_MTE; no vCPU is there yet.",
+            "Another thread makes one: the VM has no MTE, so HCR_EL2.ATA stays clear.",
+            "The first thread sets the flag: the VM has MTE, and its ID registers say so.",
+            "The guest finds MTE, and no tag that it stores is ever there.",
+        ),
+        actors=capability_and_vcpu,
     ),
     Bug(
         id="B19",

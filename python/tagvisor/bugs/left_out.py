@@ -16,11 +16,6 @@ LEFT_OUT = (
         "a warning in a version of B12's mend that was never merged, no tag was wrong",
     ),
     LeftOut(
-        "B16",
-        "KVM_CAP_ARM_MTE races with the creation of a vCPU (5.14-rc)",
-        "both are one step each in the model, as under the kvm->lock that mended it",
-    ),
-    LeftOut(
         "B17",
         "mmap_lock leaked when a memslot is refused (5.14)",
         "a lock leak: every later mmap of the VMM sleeps for ever, no tag is concerned",

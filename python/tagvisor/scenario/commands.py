@@ -252,9 +252,7 @@ class Poke(HostCommand):
 
 @dataclass(frozen=True, slots=True)
 class MachineCommand(Command):
-    """What a ``sh`` line does to the machine.
-
-    One of ``ksm``, ``hugepages``, ``thp``, ``reclaim`` and ``swapoff``.
+    """What a ``sh`` line does: ``ksm``, ``hugepages``, ``thp``, ``reclaim``, ``swapoff``.
 
     It has no answer.
     """

@@ -56,6 +56,7 @@ SCTLR_TAGS_MASK = 0xF << 40 | 3 << 38  # TCF0, TCF, ATA0, ATA
 NO_VCPU = -9
 START_FAILED = -1
 KVM_EXIT_INTR = 10
+KVM_EXIT_MEMORY_FAULT = 39
 MMIO_READ = 0x5A5A_5A5A_5A5A_5A5A  # what the VMM answers an MMIO load with
 REGISTERS = {
     "sctlr": "SCTLR_EL1",
@@ -288,8 +289,12 @@ def _exception(op: str, taken: GuestException) -> Keys:
 
 def _exit(op: str, left: GuestExit) -> Keys:
     if left.mmio is None:
-        reason = KVM_EXIT_INTR if left.errno_name == "EINTR" else 0
-        return {"run": -1, "kvm_run": left.errno_name or "", "exit": reason}
+        failed: Keys = {"run": -1, "kvm_run": left.errno_name or ""}
+        if left.memory_fault is not None:
+            flags, gpa, size = left.memory_fault
+            told = f"flags={flags:x} gpa={gpa:x} size={size:x}"
+            return {**failed, "exit": KVM_EXIT_MEMORY_FAULT, "mf": told}
+        return {**failed, "exit": KVM_EXIT_INTR if left.errno_name == "EINTR" else 0}
     access = left.mmio
     value = MMIO_READ if op == "ld" else 0
     direction = "W" if access.write else "R"

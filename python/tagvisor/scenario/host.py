@@ -86,7 +86,7 @@ class HostRoom:
         return 0 if found is None else found.address + page * PAGE_SIZE
 
     def late_signals(self) -> Keys:
-        """Signals of asynchronous checks and of poisoned pages since the last answer."""
+        """Signals that came since the last answer: of asynchronous checks, of poisoned pages."""
         late: Keys = {}
         if self._machine.take_sigbus(self.process.mm):
             late["sigbus_code"] = BUS_MCEERR_AR

@@ -144,7 +144,9 @@ class Interpreter:
             case "hugepages":
                 machine.set_nr_hugepages(command.amount)
             case "thp":
-                machine.set_transparent_hugepage(bool(command.amount))
+                # 1 is madvise, 2 is use_zero_page: a machine with less than 512 MiB, as the
+                # recorded ones are, boots with neither.
+                machine.set_transparent_hugepage(bool(command.amount & 1), bool(command.amount & 2))
             case "swapoff":
                 machine.swapoff()
             case _:

@@ -307,7 +307,8 @@ def _shell(number: int, text: str) -> Command | None:
     if found := HUGEPAGES.search(text):
         return cmd.MachineCommand(number, text, "hugepages", int(found[1]))
     if found := TRANSPARENT.search(text):
-        return cmd.MachineCommand(number, text, "thp", int(found[1] != "never"))
+        zero = 2 * ("echo 1 > /sys/kernel/mm/transparent_hugepage/use_zero_page" in text)
+        return cmd.MachineCommand(number, text, "thp", int(found[1] != "never") + zero)
     if found := RECLAIM.search(text):
         return cmd.MachineCommand(number, text, "reclaim", int(found[1]) * UNITS[found[2]])
     if re.search(r"\bswapoff\b", text):

@@ -37,6 +37,8 @@ pub enum MemAttr {
     NormalWb,
     /// Normal, inner and outer non-cacheable.
     NormalNc,
+    /// Normal, write-back, `NoTagAccess`: its tags may not be accessed (`FEAT_MTE_PERM`; reserved without).
+    NormalNoTagAccess,
     /// Device-nGnRE, what KVM gives to device memory.
     DeviceNgnre,
     /// Any other encoding, as its four bits.
@@ -49,6 +51,7 @@ impl MemAttr {
         match self {
             Self::NormalWb => 0b1111,
             Self::NormalNc => 0b0101,
+            Self::NormalNoTagAccess => 0b0100,
             Self::DeviceNgnre => 0b0001,
             Self::Other(bits) => bits & 0xf,
         }
@@ -59,6 +62,7 @@ impl MemAttr {
         match bits & 0xf {
             0b1111 => Self::NormalWb,
             0b0101 => Self::NormalNc,
+            0b0100 => Self::NormalNoTagAccess,
             0b0001 => Self::DeviceNgnre,
             bits => Self::Other(bits),
         }

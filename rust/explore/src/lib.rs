@@ -11,7 +11,10 @@
 mod actor;
 mod schedule;
 mod search;
+mod space;
+mod store;
+mod symmetry;
 
 pub use actor::Actor;
 pub use schedule::{ScheduleError, Stop, Turn, schedule};
-pub use search::{Exploration, ExploreError, Finding, explore};
+pub use search::{Exploration, ExploreError, Finding, Options, explore};

@@ -1,13 +1,12 @@
 //! Breadth-first search over interleavings.
 
-use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
-
-use rustc_hash::{FxHashSet, FxHasher};
 use tagvisor_host::{Host, Progress, Property, StepLine, Violation};
 use thiserror::Error;
 
 use crate::actor::{Actor, Runner};
+use crate::space::Space;
+use crate::store::{Link, ROOT, Store};
+use crate::symmetry;
 
 /// What the search found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,6 +24,10 @@ pub struct Exploration {
     pub states: u64,
     /// Steps run.
     pub transitions: u64,
+    /// Bytes that the states take.
+    pub bytes: u64,
+    /// Distinct values of the states' parts.
+    pub values: u64,
     /// Was every reachable state looked at? False after a finding, at the limit, or when stopped.
     pub complete: bool,
     /// The first finding, if any.
@@ -49,75 +52,34 @@ pub enum ExploreError {
     NoActors,
 }
 
-#[derive(Clone)]
-struct State {
-    host: Host,
-    runners: Vec<Runner>,
+/// How a search is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Stop after this many distinct states.
+    pub max_states: u64,
+    /// Are states one that differ only in which of several like vCPUs is where?
+    pub mirrors: bool,
 }
 
-impl State {
-    /// Runs one step of an actor; `None` if it is finished or waits.
-    fn step(&self, who: usize, actors: &[Actor]) -> Option<Self> {
-        if self.runners[who].finished(&actors[who]) {
-            return None;
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            max_states: u64::from(u32::MAX),
+            mirrors: true,
         }
-        let mut next = self.clone();
-        if next.runners[who].step(&actors[who], &mut next.host) == Progress::Blocked {
-            return None;
-        }
-        if next.runners.iter().all(Runner::idle) {
-            next.host.ledger_quiesce();
-        }
-        Some(next)
     }
-
-    fn finished(&self, actors: &[Actor]) -> bool {
-        self.runners.iter().zip(actors).all(|(r, a)| r.finished(a))
-    }
-
-    fn encode(&self) -> Box<[u8]> {
-        let mut bytes = Bytes(Vec::with_capacity(4096));
-        self.runners.hash(&mut bytes);
-        self.host.encode(&mut bytes.0);
-        bytes.0.into_boxed_slice()
-    }
-}
-
-/// Collects what `Hash` feeds it: an encoding, not a hash.
-struct Bytes(Vec<u8>);
-
-impl Hasher for Bytes {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn finish(&self) -> u64 {
-        let mut hasher = FxHasher::default();
-        hasher.write(&self.0);
-        hasher.finish()
-    }
-}
-
-/// The start was reached from nowhere.
-const ROOT: u32 = u32::MAX;
-
-/// How a queued state was reached: index of the state before, and who moved.
-#[derive(Clone, Copy)]
-struct Link {
-    before: u32,
-    who: u8,
 }
 
 /// How many states are taken from the queue between two calls of `go_on`: a few milliseconds' work.
 const STATES_PER_POLL: u64 = 128;
 
-/// Runs the actors' steps from `start` in every order, until a finding, `max_states` distinct states, or `go_on` (called
+/// Runs the actors' steps from `start` in every order, until a finding, the most states allowed, or `go_on` (called
 /// with the number of states now and then) says stop. A violation counts if its property is `wanted`; none named is all.
 pub fn explore(
     start: &Host,
     actors: &[Actor],
     wanted: &[Property],
-    max_states: u64,
+    options: Options,
     go_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<Exploration, ExploreError> {
     if !start.has_ledger() {
@@ -132,115 +94,163 @@ pub fn explore(
     if actors.iter().all(|a| a.ops.is_empty()) {
         return Err(ExploreError::NoActors);
     }
-    let mut host = start.clone();
-    host.forget_verdicts();
-    let first = State {
-        host,
-        runners: actors.iter().map(|_| Runner::new()).collect(),
-    };
-    let mut search = Search {
+    let mut first = start.clone();
+    first.forget_verdicts();
+    let mirrors = options.mirrors && !symmetry::draws(actors);
+    if mirrors {
+        first.level_vcpus();
+    }
+    let search = Search {
+        first: &first,
         actors,
-        links: vec![],
-        visited: FxHashSet::default(),
-        queue: VecDeque::new(),
+        wanted,
+        store: Store::default(),
+        space: Space::new(&first, actors, mirrors),
+        transitions: 0,
     };
-    search.visit(first.clone(), Link { before: ROOT, who: 0 });
+    Ok(search.run(options.max_states, go_on))
+}
 
-    let (mut transitions, mut taken) = (0, 0_u64);
-    while let Some((index, state)) = search.queue.pop_front() {
-        let mut moved = false;
-        for who in 0..actors.len() {
-            let Some(mut next) = state.step(who, actors) else {
-                continue;
-            };
-            (moved, transitions) = (true, transitions + 1);
-            if next.finished(actors) {
-                next.host.audit();
+struct Search<'a> {
+    first: &'a Host,
+    actors: &'a [Actor],
+    wanted: &'a [Property],
+    store: Store,
+    space: Space<'a>,
+    transitions: u64,
+}
+
+impl Search<'_> {
+    /// States are numbered in the order of discovery, which is that of a breadth-first search: the next to look at is the
+    /// next number.
+    fn run(mut self, max_states: u64, go_on: &mut dyn FnMut(u64) -> bool) -> Exploration {
+        let (mut state, mut next) = (vec![0; self.actors.len()], Vec::new());
+        self.store.insert(&state, Link { before: ROOT, who: 0 });
+        let mut index = 0;
+        while index < self.store.len() as u32 {
+            self.store.get(index, &mut state);
+            if let Some(finding) = self.expand(index, &mut state, &mut next) {
+                return self.outcome(false, Some(finding));
             }
+            index += 1;
+            let states = self.store.len() as u64;
+            if states >= max_states || (u64::from(index).is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
+                return self.outcome(false, None);
+            }
+        }
+        self.outcome(true, None)
+    }
+
+    /// Takes every step that can be taken in a state; what it breaks, if anything.
+    fn expand(&mut self, index: u32, state: &mut Vec<u32>, next: &mut Vec<u32>) -> Option<Finding> {
+        state.resize(state.len().max(self.actors.len()), 0);
+        let mut moved = false;
+        for who in 0..self.actors.len() {
+            self.space.load(state);
+            if !self.space.step(who) {
+                continue;
+            }
+            moved = true;
+            self.transitions += 1;
             let link = Link {
                 before: index,
                 who: who as u8,
             };
-            let counts = |v: &&Violation| wanted.is_empty() || wanted.contains(&v.property);
-            if let Some(violation) = next.host.violations().iter().find(counts) {
-                let steps = search.schedule(&first, link);
-                let finding = Finding::Violation(Violation {
-                    steps,
-                    ..violation.clone()
-                });
-                return Ok(search.outcome(transitions, false, Some(finding)));
+            let counts = |v: &Violation| self.wanted.is_empty() || self.wanted.contains(&v.property);
+            if self.space.host.violations().iter().any(counts) {
+                let (steps, broken) = self.schedule(link);
+                let violation = broken.expect("the schedule breaks it again");
+                return Some(Finding::Violation(Violation { steps, ..violation }));
             }
-            search.visit(next, link);
+            self.space.host.clear_violations();
+            self.space.number(state, next, None);
+            self.store.insert(next, link);
         }
-        if !moved && !state.finished(actors) {
-            let steps = search.schedule(&first, search.links[index as usize]);
-            return Ok(search.outcome(transitions, false, Some(Finding::Deadlock(steps))));
+        if moved {
+            return None;
         }
-        taken += 1;
-        let states = search.links.len() as u64;
-        if states >= max_states || (taken.is_multiple_of(STATES_PER_POLL) && !go_on(states)) {
-            return Ok(search.outcome(transitions, false, None));
+        self.space.load(state);
+        if self.space.finished() {
+            return None;
         }
-    }
-    Ok(search.outcome(transitions, true, None))
-}
-
-struct Search<'a> {
-    actors: &'a [Actor],
-    /// One link per distinct state, in the order of discovery.
-    links: Vec<Link>,
-    visited: FxHashSet<Box<[u8]>>,
-    queue: VecDeque<(u32, State)>,
-}
-
-impl Search<'_> {
-    fn visit(&mut self, state: State, link: Link) {
-        if self.visited.insert(state.encode()) {
-            let index = u32::try_from(self.links.len()).expect("fewer than 2^32 states");
-            self.links.push(link);
-            self.queue.push_back((index, state));
-        }
+        let (steps, _) = self.schedule(self.store.link(index));
+        Some(Finding::Deadlock(steps))
     }
 
-    fn outcome(&self, transitions: u64, complete: bool, finding: Option<Finding>) -> Exploration {
+    fn outcome(&self, complete: bool, finding: Option<Finding>) -> Exploration {
         Exploration {
-            states: self.links.len() as u64,
-            transitions,
+            states: self.store.len() as u64,
+            transitions: self.transitions,
+            bytes: self.store.memory() as u64,
+            values: self.space.values() as u64,
             complete,
             finding,
         }
     }
 
-    /// Walks the links back to the start, then runs that schedule again with the log on: one line a step.
-    fn schedule(&self, first: &State, last: Link) -> Vec<StepLine> {
-        let mut order = Vec::new();
+    /// Walks the links back to the start, then runs that schedule with the log on: one line a step, and what it breaks.
+    fn schedule(&mut self, last: Link) -> (Vec<StepLine>, Option<Violation>) {
+        let mut way = Vec::new();
         let mut link = last;
         while link.before != ROOT {
-            order.push(link.who);
-            link = self.links[link.before as usize];
+            way.push(link);
+            link = self.store.link(link.before);
         }
-        order.reverse();
-        let mut state = first.clone();
-        state.host.log_on();
-        let mut lines = Vec::with_capacity(order.len());
-        for who in order.into_iter().map(usize::from) {
-            let said = state.host.log().len();
-            state = state.step(who, self.actors).expect("the schedule ran before");
-            lines.push(self.line(&state, who, said, lines.len()));
-        }
-        lines
+        way.reverse();
+        let order = self.unmirrored(&way);
+        retell(self.first, self.actors, self.wanted, &order)
     }
 
-    fn line(&self, state: &State, who: usize, said: usize, before: usize) -> StepLine {
-        let (path, step) = state.host.last_step();
-        let texts: Vec<_> = state.host.log()[said..].iter().map(|l| l.text.as_str()).collect();
-        let n = u32::try_from(before).unwrap_or(u32::MAX - 1) + 1;
-        StepLine {
-            n,
-            actor: self.actors[who].name.clone(),
+    /// Who really moved: a stored state is one of several mirror images, in which actors have changed places.
+    fn unmirrored(&mut self, way: &[Link]) -> Vec<usize> {
+        let mut who: Vec<_> = (0..self.actors.len()).collect();
+        let (mut state, mut next, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+        let mut order = Vec::with_capacity(way.len());
+        for link in way {
+            let at = usize::from(link.who);
+            order.push(who[at]);
+            self.store.get(link.before, &mut state);
+            state.resize(state.len().max(self.actors.len()), 0);
+            self.space.load(&state);
+            self.space.step(at);
+            self.space.number(&state, &mut next, Some(&mut moved));
+            who = moved.iter().map(|from| who[*from]).collect();
+        }
+        order
+    }
+}
+
+/// Runs a schedule step by step, one line each.
+///
+/// # Panics
+/// If an actor waits or is finished.
+fn retell(start: &Host, actors: &[Actor], wanted: &[Property], order: &[usize]) -> (Vec<StepLine>, Option<Violation>) {
+    let mut host = start.clone();
+    host.log_on();
+    let mut runners: Vec<_> = actors.iter().map(|_| Runner::new()).collect();
+    let mut lines = Vec::with_capacity(order.len());
+    for &who in order {
+        let said = host.log().len();
+        let progress = runners[who].step(&actors[who], &mut host);
+        assert_ne!(progress, Progress::Blocked, "the schedule ran before");
+        if runners.iter().all(Runner::idle) {
+            host.ledger_quiesce();
+        }
+        let rests = |(r, a): (&Runner, &Actor)| r.finished(a) || a.forever && r.idle();
+        if runners.iter().zip(actors).all(rests) {
+            host.audit();
+        }
+        let (path, step) = host.last_step();
+        let texts: Vec<_> = host.log()[said..].iter().map(|l| l.text.as_str()).collect();
+        lines.push(StepLine {
+            n: u32::try_from(lines.len()).unwrap_or(u32::MAX - 1) + 1,
+            actor: actors[who].name.clone(),
             path,
             step,
             text: texts.join("; "),
-        }
+        });
     }
+    let counts = |v: &&Violation| wanted.is_empty() || wanted.contains(&v.property);
+    let broken = host.violations().iter().find(counts).cloned();
+    (lines, broken)
 }

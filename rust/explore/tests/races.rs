@@ -1,9 +1,10 @@
 //! The races that decided how `PG_mte_tagged` may be set.
 
 use tagvisor_arch::{Ipa, Tag, Va};
-use tagvisor_explore::{Actor, Exploration, ExploreError, Finding, explore};
+use tagvisor_explore::{Actor, Exploration, ExploreError, Finding, Options, explore};
 use tagvisor_host::{
-    Advice, Backing, Config, GuestOp, Machine, MapSpec, MmId, Op, Policy, Property, Prot, SlotArgs, UserOp, VcpuId,
+    Advice, Backing, Config, GuestOp, Machine, MapSpec, MmId, Op, Part, Policy, Property, Prot, SlotArgs, UserOp,
+    VcpuId,
 };
 
 const IPA: u64 = 0x5000_0000;
@@ -65,16 +66,10 @@ fn two_vcpus_for(knobs: &[(&str, &str)], wanted: &[Property]) -> Exploration {
         ]
     };
     let actors = [
-        Actor {
-            name: "vcpu0".into(),
-            ops: ops(cpus[0], 5),
-        },
-        Actor {
-            name: "vcpu1".into(),
-            ops: vec![Op::Guest(cpus[1], GuestOp::Ldg { ptr: Va(IPA) })],
-        },
+        Actor::once("vcpu0", ops(cpus[0], 5)),
+        Actor::once("vcpu1", vec![Op::Guest(cpus[1], GuestOp::Ldg { ptr: Va(IPA) })]),
     ];
-    explore(machine.host(), &actors, wanted, 1_000_000, &mut |_| true).unwrap()
+    explore(machine.host(), &actors, wanted, Options::default(), &mut |_| true).unwrap()
 }
 
 fn violated(outcome: &Exploration) -> Option<Property> {
@@ -138,9 +133,9 @@ fn an_exclusive_mmu_lock_closes_both_races() {
 fn a_fault_and_a_reclaim_of_the_page_agree_in_every_order() {
     let (machine, vmm, ram, cpus) = machine(&[]);
     let actors = [
-        Actor {
-            name: "vcpu0".into(),
-            ops: vec![
+        Actor::once(
+            "vcpu0",
+            vec![
                 Op::Guest(
                     cpus[0],
                     GuestOp::Stg {
@@ -150,13 +145,10 @@ fn a_fault_and_a_reclaim_of_the_page_agree_in_every_order() {
                 ),
                 Op::Guest(cpus[0], GuestOp::Ldg { ptr: Va(IPA) }),
             ],
-        },
-        Actor {
-            name: "kswapd".into(),
-            ops: vec![Op::Evict(vmm, ram), Op::Evict(vmm, ram)],
-        },
+        ),
+        Actor::once("kswapd", vec![Op::Evict(vmm, ram), Op::Evict(vmm, ram)]),
     ];
-    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], Options::default(), &mut |_| true).unwrap();
     assert_eq!(
         (violated(&outcome), outcome.complete),
         (None, true),
@@ -169,13 +161,10 @@ fn a_fault_and_a_reclaim_of_the_page_agree_in_every_order() {
 fn a_vmm_that_discards_its_page_races_a_fault_without_harm() {
     let (machine, vmm, ram, cpus) = machine(&[]);
     let actors = [
-        Actor {
-            name: "vcpu0".into(),
-            ops: vec![Op::Guest(cpus[0], GuestOp::Ldg { ptr: Va(IPA) })],
-        },
-        Actor {
-            name: "vmm".into(),
-            ops: vec![
+        Actor::once("vcpu0", vec![Op::Guest(cpus[0], GuestOp::Ldg { ptr: Va(IPA) })]),
+        Actor::once(
+            "vmm",
+            vec![
                 Op::Madvise(vmm, ram, 1, Advice::Dontneed),
                 Op::User(
                     vmm,
@@ -186,9 +175,9 @@ fn a_vmm_that_discards_its_page_races_a_fault_without_harm() {
                     },
                 ),
             ],
-        },
+        ),
     ];
-    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], Options::default(), &mut |_| true).unwrap();
     assert_eq!(
         (violated(&outcome), outcome.complete),
         (None, true),
@@ -209,10 +198,21 @@ fn the_same_search_gives_the_same_outcome() {
 fn limits_and_stops_are_not_called_complete() {
     let (machine, _, _, cpus) = machine(&[]);
     let actors = [0, 1].map(|i| Actor {
+        forever: false,
         name: format!("vcpu{i}"),
         ops: vec![Op::Guest(cpus[i], GuestOp::Ldg { ptr: Va(IPA) })],
     });
-    let outcome = explore(machine.host(), &actors, &[], 10, &mut |_| true).unwrap();
+    let outcome = explore(
+        machine.host(),
+        &actors,
+        &[],
+        Options {
+            max_states: 10,
+            ..Options::default()
+        },
+        &mut |_| true,
+    )
+    .unwrap();
     assert!(!outcome.complete && outcome.finding.is_none());
 }
 
@@ -228,16 +228,13 @@ fn machines_the_explorer_cannot_judge_are_refused() {
         ..Config::default()
     })
     .unwrap();
-    let actor = [Actor {
-        name: "vmm".into(),
-        ops: vec![Op::Swapoff(0)],
-    }];
+    let actor = [Actor::once("vmm", vec![Op::Swapoff(0)])];
     assert_eq!(
-        explore(blind.host(), &actor, &[], 1, &mut |_| true),
+        explore(blind.host(), &actor, &[], Options::default(), &mut |_| true),
         Err(ExploreError::NoLedger)
     );
     assert_eq!(
-        explore(cached.host(), &actor, &[], 1, &mut |_| true),
+        explore(cached.host(), &actor, &[], Options::default(), &mut |_| true),
         Err(ExploreError::Tlb(4))
     );
 }
@@ -246,11 +243,12 @@ fn machines_the_explorer_cannot_judge_are_refused() {
 fn a_search_asks_now_and_then_whether_to_go_on() {
     let (machine, _, _, cpus) = machine(&[]);
     let actors = [0, 1].map(|i| Actor {
+        forever: false,
         name: format!("vcpu{i}"),
         ops: vec![Op::Guest(cpus[i], GuestOp::Ldg { ptr: Va(IPA) })],
     });
     let mut asked = 0;
-    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| {
+    let outcome = explore(machine.host(), &actors, &[], Options::default(), &mut |_| {
         asked += 1;
         false
     });
@@ -275,13 +273,48 @@ fn what_lies_in_zone_device_memory_is_part_of_a_state() {
         pgoff: 0,
     };
     let at = machine.mmap(vmm, pmem, None).unwrap();
-    let encoded = |value| {
+    let state = |value| {
         let mut machine = machine.clone();
         machine.user_store(vmm, at, 8, value).unwrap();
-        let mut bytes = Vec::new();
-        machine.host().encode(&mut bytes);
-        bytes
+        let frame = machine.pagemap(vmm, at).pfn.unwrap();
+        machine.host().part(Part::Frame(frame))
     };
-    assert_ne!(encoded(1), encoded(2));
-    assert_eq!(encoded(1), encoded(1));
+    assert_ne!(state(1), state(2));
+    assert_eq!(state(1), state(1));
+}
+
+/// One thread of a VMM asks for MTE, another one makes a vCPU (B16).
+fn capability_and_vcpu(lock: &str) -> Exploration {
+    let policy = Policy::profile("linux-5.14").unwrap().with("K29", lock).unwrap();
+    let mut machine = Machine::new(&Config {
+        policy,
+        memory: 1 << 20,
+        ..Config::default()
+    })
+    .unwrap();
+    let vmm = machine.create_process("vmm");
+    let vm = machine.create_vm(vmm).unwrap();
+    let actor = |name: &str, op| Actor {
+        forever: false,
+        name: name.into(),
+        ops: vec![op],
+    };
+    let actors = [
+        actor("thread 1", Op::EnableCapMte(vm)),
+        actor("thread 2", Op::CreateVcpu(vm)),
+    ];
+    explore(machine.host(), &actors, &[], Options::default(), &mut |_| true).unwrap()
+}
+
+#[test]
+fn a_capability_given_without_the_lock_misses_a_vcpu_made_meanwhile() {
+    let found = capability_and_vcpu("unlocked");
+    assert_eq!(violated(&found), Some(Property::Trap));
+    let Some(Finding::Violation(violation)) = &found.finding else {
+        unreachable!()
+    };
+    assert!(violation.summary.contains("HCR_EL2.ATA"), "{violation}");
+
+    let held = capability_and_vcpu("kvm-lock");
+    assert_eq!((violated(&held), held.complete), (None, true));
 }

@@ -1,7 +1,7 @@
 //! Swap beside a guest, in every order: zswap's writeback, swapoff of one of two devices, tags that cannot be saved.
 
 use tagvisor_arch::{Ipa, PAGE_SIZE, Tag, Va};
-use tagvisor_explore::{Actor, explore};
+use tagvisor_explore::{Actor, Options, explore};
 use tagvisor_host::{
     Backing, Config, GuestOp, Machine, MapSpec, MmId, Op, Policy, Prot, SlotArgs, SwapArea, SwapKind, VcpuId,
 };
@@ -62,6 +62,7 @@ fn holds(machine: &Machine, cpu: VcpuId, op: Op) {
     let guest = |op| Op::Guest(cpu, op);
     let actors = [
         Actor {
+            forever: false,
             name: "vcpu0".into(),
             ops: vec![
                 guest(GuestOp::Ldg { ptr: Va(IPA) }),
@@ -73,11 +74,12 @@ fn holds(machine: &Machine, cpu: VcpuId, op: Op) {
             ],
         },
         Actor {
+            forever: false,
             name: "kernel".into(),
             ops: vec![op.clone(), op],
         },
     ];
-    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], Options::default(), &mut |_| true).unwrap();
     assert!(outcome.finding.is_none(), "{:?}", outcome.finding);
     assert!(outcome.complete);
 }
@@ -146,6 +148,7 @@ fn a_page_is_moved_to_where_a_guest_waits_for_it() {
     let back = Op::UffdMove { mm: vmm, to: ram, from };
     let actors = [
         Actor {
+            forever: false,
             name: "vcpu0".into(),
             ops: vec![
                 Op::Guest(cpu, GuestOp::Ldg { ptr: Va(IPA) }),
@@ -159,11 +162,12 @@ fn a_page_is_moved_to_where_a_guest_waits_for_it() {
             ],
         },
         Actor {
+            forever: false,
             name: "vmm".into(),
             ops: vec![away, back],
         },
     ];
-    let outcome = explore(machine.host(), &actors, &[], 1_000_000, &mut |_| true).unwrap();
+    let outcome = explore(machine.host(), &actors, &[], Options::default(), &mut |_| true).unwrap();
     assert!(outcome.finding.is_none(), "{:?}", outcome.finding);
     assert!(outcome.complete);
 }

@@ -51,11 +51,6 @@ impl Buddy {
         })
     }
 
-    /// Every frame that was ever handed out, free ones included: their tags live on.
-    pub(crate) fn used(&self) -> impl Iterator<Item = Pfn> + use<> {
-        (self.first..self.next_unused).map(Pfn)
-    }
-
     /// A block of `2^order` frames, aligned to its size as the buddy system's blocks are: the one freed last, else one never
     /// used; frames skipped for that are free.
     pub(crate) fn alloc_block(&mut self, order: u32) -> Option<Pfn> {

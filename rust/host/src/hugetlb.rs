@@ -86,8 +86,8 @@ impl Host {
         self.pool.total -= 1;
         for pfn in (head.0..head.0 + HPAGE_PAGES).map(Pfn) {
             self.page_mut(pfn).flags = PageFlags::empty();
-            self.buddy.free(pfn);
         }
+        self.buddy.free_block(head, HPAGE_PAGES.ilog2());
     }
 
     /// `hugetlb_reserve_pages` for a new mapping of a file of its own. -ENOMEM: the pool has too few left.
@@ -151,11 +151,16 @@ impl Host {
     /// The frame whose flags tell of a frame's tags: its own, or that of the huge page's head.
     #[inline]
     pub(crate) fn tag_flags_of(&self, pfn: Pfn) -> Pfn {
-        let by_head = self.policy.hugetlb_mte == HugetlbMte::Supported;
-        if by_head && self.page(pfn).flags.contains(PageFlags::HUGETLB) {
+        if self.tags_by_head(pfn) {
             compound_head(pfn)
         } else {
             pfn
         }
+    }
+
+    /// Has the huge page one flag for all of its tags?
+    #[inline]
+    pub(crate) fn tags_by_head(&self, pfn: Pfn) -> bool {
+        self.policy.hugetlb_mte == HugetlbMte::Supported && self.page(pfn).flags.contains(PageFlags::HUGETLB)
     }
 }

@@ -10,11 +10,11 @@ use tagvisor_arch::{Fault, GRANULE_SIZE, GRANULES_PER_PAGE, Ipa, PAGE_SIZE, Page
 use crate::errno::Errno;
 use crate::file::{FileId, FileKind};
 use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD, Vcpu};
-use crate::log::{Key, note};
+use crate::kvm::{Kvm, Memslot, SLOT_GUEST_MEMFD};
 use crate::machine::{MAX_PAGES, Machine};
 use crate::ops::{GuestOp, Op, OpResult};
-use crate::policy::{CapArmMte, CopyTagsLength, GuestMemfd};
+use crate::part::Tracked;
+use crate::policy::{CapArmMte, CopyTagsLength, EagerSplit, GuestMemfd, Untaggable};
 
 /// Arguments of [`Machine::set_user_memory_region`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +53,17 @@ pub enum GuestExit {
     Undefined,
     /// `KVM_RUN` failed.
     Errno(Errno),
+    /// `KVM_RUN` failed, with `KVM_EXIT_MEMORY_FAULT`.
+    MemoryFault {
+        /// Its error.
+        errno: Errno,
+        /// 0, or [`MEMORY_FAULT_TAG_ACCESS`](crate::MEMORY_FAULT_TAG_ACCESS).
+        flags: u64,
+        /// First address of what could not be mapped.
+        gpa: Ipa,
+        /// Bytes; 0 where it was not known yet.
+        size: u64,
+    },
     /// `KVM_EXIT_MMIO`.
     Mmio {
         /// A store?
@@ -71,7 +82,8 @@ impl Machine {
     pub fn create_vm(&mut self, mm: MmId) -> Result<VmId, Errno> {
         let id = VmId(self.host.vms.len() as u32);
         let kvm = Kvm::new(id, mm, &mut self.host.buddy, &mut self.host.mem).ok_or(Errno::Enomem)?;
-        self.host.vms.push(kvm);
+        self.host.vms.push(Tracked::new(kvm));
+        self.host.vcpus.push(Vec::new());
         Ok(id)
     }
 
@@ -100,16 +112,32 @@ impl Machine {
     /// since 7.2 with `guest_memfd` slots.
     pub fn enable_cap_arm_mte(&mut self, vm: VmId) -> Result<(), Errno> {
         self.open_vm(vm)?;
-        if !self.check_extension_arm_mte() || !self.host.vm(vm).vcpus.is_empty() {
+        self.syscall(Op::EnableCapMte(vm)).map(drop)
+    }
+
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE_PERM)`, as proposed: memory that may not have tags is mapped `NoTagAccess` instead of
+    /// refused. -EINVAL once a vCPU exists, and where K22 has it not.
+    pub fn enable_cap_arm_mte_perm(&mut self, vm: VmId) -> Result<(), Errno> {
+        self.open_vm(vm)?;
+        if self.host.policy.untaggable != Untaggable::NoTagAccess || self.host.vm(vm).created_vcpus > 0 {
             return Err(Errno::Einval);
         }
-        let gmem = self.host.vm(vm).slots.values().any(|slot| slot.gmem.is_some());
-        if gmem && self.host.policy.guest_memfd == GuestMemfd::Refused {
+        self.host.vm_mut(vm).mte_perm = true;
+        Ok(())
+    }
+
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)`: blocks of a slot are split as soon as it logs writes, or with 0
+    /// by write faults only. -EINVAL where the kernel has no such capability, once there are slots, and for a size that no
+    /// page or block has.
+    pub fn enable_cap_eager_split(&mut self, vm: VmId, chunk: u64) -> Result<(), Errno> {
+        const SIZES: [u64; 4] = [0, 1 << 12, 1 << 21, 1 << 30];
+        self.open_vm(vm)?;
+        let kvm = self.host.vm(vm);
+        let refused = self.host.policy.eager_split == EagerSplit::Absent || !kvm.slots.is_empty();
+        if refused || !SIZES.contains(&chunk) {
             return Err(Errno::Einval);
         }
-        self.host.vm_mut(vm).mte = true;
-        self.origin(Actor::Process(self.host.vm(vm).mm), "KVM_ENABLE_CAP");
-        note!(self.host, [Key::Always], "KVM_CAP_ARM_MTE enabled for VM {}", vm.0);
+        self.host.vm_mut(vm).split_page_chunk_size = chunk;
         Ok(())
     }
 
@@ -117,12 +145,7 @@ impl Machine {
     /// (`HCR_EL2.ATA`).
     pub fn create_vcpu(&mut self, vm: VmId) -> Result<VcpuId, Errno> {
         self.open_vm(vm)?;
-        let (tlb_bits, seed) = (self.host.tlb_bits, self.host.seed);
-        let kvm = self.host.vm_mut(vm);
-        let index = kvm.vcpus.len() as u32;
-        let seed = (seed + u64::from(index)) as u16;
-        let vcpu = Vcpu::new(kvm.mte, kvm.stage2, tlb_bits, seed);
-        kvm.vcpus.push(vcpu);
+        let index = self.syscall(Op::CreateVcpu(vm))? as u32;
         Ok(VcpuId { vm, index })
     }
 
@@ -264,6 +287,17 @@ impl Machine {
             OpResult::Value(value) => Ok(value),
             OpResult::Exception(fault) => Err(GuestExit::Exception(fault)),
             OpResult::Errno(errno) => Err(GuestExit::Errno(errno)),
+            OpResult::MemoryFault {
+                errno,
+                flags,
+                gpa,
+                size,
+            } => Err(GuestExit::MemoryFault {
+                errno,
+                flags,
+                gpa,
+                size,
+            }),
             OpResult::Mmio { write, ipa, len, value } => Err(GuestExit::Mmio { write, ipa, len, value }),
             other => unreachable!("a guest answers a value or an exit, not {other:?}"),
         }

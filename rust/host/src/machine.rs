@@ -10,14 +10,15 @@ use tagvisor_arch::{GRANULE_SIZE, GRANULES_PER_PAGE, PAGE_SIZE, PageTags, Pfn, T
 use crate::config::{Config, ConfigError};
 use crate::errno::{Errno, Signal};
 use crate::file::{FileId, FileKind};
-use crate::hugetlb::{HPAGE_SIZE, in_huge_pages};
+use crate::hugetlb::{HPAGE_SIZE, compound_head, in_huge_pages};
 use crate::ids::{Actor, MmId};
 use crate::log::{Origin, StepLine};
 use crate::madvise::Advice;
 use crate::mm::{Backing, Mm, Prot, Pte};
 use crate::ops::{MapSpec, Op, OpResult, UserOp};
 use crate::page::PageFlags;
-use crate::policy::Policy;
+use crate::part::Tracked;
+use crate::policy::{Kpageflags, Policy};
 use crate::state::{Host, Stats};
 use crate::task::Task;
 use crate::verdict::Violation;
@@ -103,14 +104,14 @@ impl Machine {
 
     /// A new process.
     pub fn create_process(&mut self, name: &str) -> MmId {
-        self.host.mms.push(Mm::new(name));
+        self.host.mms.push(Tracked::new(Mm::new(name)));
         MmId(self.host.mms.len() as u32 - 1)
     }
 
     /// `fork`: a child with the same memory, copied when either writes.
     pub fn fork(&mut self, mm: MmId, name: &str) -> MmId {
         let child = self.host.mm(mm).dup(name);
-        self.host.mms.push(child);
+        self.host.mms.push(Tracked::new(child));
         let child = MmId(self.host.mms.len() as u32 - 1);
         self.run(Op::Fork(mm, child));
         child
@@ -307,7 +308,9 @@ impl Machine {
     pub fn pagemap(&self, mm: MmId, va: Va) -> PagemapEntry {
         match self.host.mm(mm).pte(va.untagged()) {
             Some(Pte::Present { pfn, .. }) => {
-                let mte_tagged = self.host.has_flag(pfn, PageFlags::MTE_TAGGED);
+                let of_head = self.host.policy.kpageflags == Kpageflags::Folio && self.host.is_thp(pfn);
+                let shown = if of_head { compound_head(pfn) } else { pfn };
+                let mte_tagged = self.host.has_flag(shown, PageFlags::MTE_TAGGED);
                 PagemapEntry {
                     present: true,
                     swap: false,

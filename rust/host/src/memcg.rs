@@ -21,8 +21,8 @@ impl Machine {
     pub(crate) fn enforce_limit(&mut self) {
         /// Frames kept free: an operation needs fewer than this before reclaim runs again.
         const WATERMARK: u64 = 8;
-        let mut chances = 2 * self.host.lru.len();
-        while (self.host.resident > self.limit || self.host.buddy.free_pages() < WATERMARK) && chances > 0 {
+        let mut chances = 2 * self.host.lru.pages.len();
+        while (self.host.lru.resident > self.limit || self.host.buddy.free_pages() < WATERMARK) && chances > 0 {
             chances -= 1;
             self.shrink_oldest(true);
         }
@@ -32,32 +32,34 @@ impl Machine {
     /// `memory.reclaim` of the control group: so many pages of it go, the oldest first, used lately or not. Returns how
     /// many went.
     pub fn memcg_reclaim(&mut self, pages: u64) -> u64 {
-        let before = self.host.resident;
-        let mut chances = self.host.lru.len();
-        while before - self.host.resident.min(before) < pages && chances > 0 {
+        let before = self.host.lru.resident;
+        let mut chances = self.host.lru.pages.len();
+        while before - self.host.lru.resident.min(before) < pages && chances > 0 {
             chances -= 1;
             self.shrink_oldest(false);
         }
         self.host.ledger_quiesce();
-        before - self.host.resident.min(before)
+        before - self.host.lru.resident.min(before)
     }
 
     /// Takes the oldest page of the list and reclaims it, unless it is young and gets a second chance.
     fn shrink_oldest(&mut self, second_chance: bool) {
-        let Some(pfn) = self.host.lru.pop_front() else { return };
+        let Some(pfn) = self.host.lru.pages.pop_front() else {
+            return;
+        };
         if !self.host.has_flag(pfn, PageFlags::LRU) {
             return;
         }
         if second_chance && self.host.has_flag(pfn, PageFlags::YOUNG) {
             self.host.set_flag(pfn, PageFlags::YOUNG, false);
             self.host.folio_referenced(pfn);
-            self.host.lru.push_back(pfn);
+            self.host.lru.pages.push_back(pfn);
             return;
         }
         self.task.restart(Op::Shrink(pfn));
         self.task.run(&mut self.host);
         if self.host.has_flag(pfn, PageFlags::LRU) {
-            self.host.lru.push_back(pfn);
+            self.host.lru.pages.push_back(pfn);
         }
     }
 }

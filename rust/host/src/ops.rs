@@ -119,6 +119,10 @@ pub enum Op {
     Nothing,
     /// A vCPU executes one instruction, taking stage-2 faults until it completes.
     Guest(VcpuId, GuestOp),
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`.
+    EnableCapMte(VmId),
+    /// `KVM_CREATE_VCPU`.
+    CreateVcpu(VmId),
     /// A process accesses its memory.
     User(MmId, UserOp),
     /// Reclaim of the page at an address: swap out and drop from the swap cache.
@@ -209,6 +213,9 @@ pub enum Op {
     },
 }
 
+/// `KVM_MEMORY_EXIT_FLAG_TAGACCESS`, as proposed: the guest wanted tags of memory that has none.
+pub const MEMORY_FAULT_TAG_ACCESS: u64 = 1 << 4;
+
 /// The answer to an [`Op`].
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum OpResult {
@@ -232,6 +239,17 @@ pub enum OpResult {
         len: u8,
         /// What was stored.
         value: u64,
+    },
+    /// `KVM_RUN` failed, with `KVM_EXIT_MEMORY_FAULT`.
+    MemoryFault {
+        /// Its error.
+        errno: Errno,
+        /// 0, or [`MEMORY_FAULT_TAG_ACCESS`].
+        flags: u64,
+        /// First address of what could not be mapped.
+        gpa: Ipa,
+        /// Bytes; 0 where it was not known yet.
+        size: u64,
     },
     /// Tags read, one a byte; `covered` bytes of guest memory.
     Tags {
@@ -273,7 +291,10 @@ impl Op {
             | Self::UffdCopy { mm, .. }
             | Self::UffdMove { mm, .. }
             | Self::Mprotect(mm, ..) => Actor::Process(mm),
-            Self::CopyTagsFrom { vm, .. } | Self::CopyTagsTo { vm, .. } => Actor::Vmm(vm),
+            Self::CopyTagsFrom { vm, .. }
+            | Self::CopyTagsTo { vm, .. }
+            | Self::EnableCapMte(vm)
+            | Self::CreateVcpu(vm) => Actor::Vmm(vm),
             Self::Swapoff(_) | Self::Migrate(..) | Self::Nothing | Self::Truncate(..) => Actor::Admin,
             Self::PeekTags { .. } | Self::PokeTags { .. } | Self::DumpTagRange(..) => Actor::Debugger,
             Self::Evict(..) | Self::Shrink(_) | Self::ZswapShrink(_) => Actor::Reclaim,

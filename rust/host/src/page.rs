@@ -12,6 +12,7 @@ use tagvisor_arch::{Pfn, Va};
 use tagvisor_mem::PhysMem;
 
 use crate::file::FileId;
+use crate::part::Tracked;
 use crate::swap::SwpEntry;
 
 bitflags! {
@@ -80,7 +81,7 @@ pub(crate) struct Page {
 
 /// All `struct page`s, found by frame; made when a frame is first used.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub(crate) struct Pages(Vec<Page>);
+pub(crate) struct Pages(Vec<Tracked<Page>>);
 
 impl Pages {
     /// The `struct page` of a frame in use.
@@ -93,7 +94,7 @@ impl Pages {
         };
         mem.frame_index(pfn)
             .and_then(|i| self.0.get(i as usize))
-            .unwrap_or(&UNUSED)
+            .map_or(&UNUSED, |page| page)
     }
 
     /// Every frame that was ever used, with its `struct page`, in the order of first use.
@@ -101,14 +102,30 @@ impl Pages {
         self.0
             .iter()
             .enumerate()
-            .map(|(index, page)| (mem.frame_at(index as u32), page))
+            .map(|(index, page)| (mem.frame_at(index as u32), &**page))
+    }
+
+    /// Calls `each` with every page that may have changed since this was called last.
+    pub(crate) fn take_touched(&mut self, mem: &PhysMem, mut each: impl FnMut(Pfn)) {
+        for (index, page) in self.0.iter_mut().enumerate() {
+            if Tracked::take_touched(page) {
+                each(mem.frame_at(index as u32));
+            }
+        }
+    }
+
+    /// Puts a page back that is known to the caller.
+    pub(crate) fn restore(&mut self, mem: &mut PhysMem, pfn: Pfn, page: Page) {
+        self.get_mut(mem, pfn);
+        let index = mem.touch(pfn) as usize;
+        Tracked::restore(&mut self.0[index], page);
     }
 
     /// The `struct page` of a frame, to change.
     pub(crate) fn get_mut(&mut self, mem: &mut PhysMem, pfn: Pfn) -> &mut Page {
         let index = mem.touch(pfn) as usize;
         if index >= self.0.len() {
-            self.0.resize(index + 1, Page::default());
+            self.0.resize(index + 1, Tracked::default());
         }
         &mut self.0[index]
     }

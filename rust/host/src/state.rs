@@ -3,10 +3,9 @@
 //! **Keeps**: everything a step reads or writes is in [`Host`]; two hosts with equal [`Host::encode`] behave alike for
 //! ever (statistics, log and recorded violations are left out of it).
 
-use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
+use std::collections::{BTreeSet, VecDeque};
 
-use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, Va};
+use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, RgsrEl1, Va};
 use tagvisor_mem::{MemError, PhysMem, Region, RegionKind};
 
 use crate::buddy::Buddy;
@@ -15,12 +14,13 @@ use crate::decide::Deciding;
 use crate::file::{File, FileId, FileKind};
 use crate::hugetlb::Pool;
 use crate::ids::{Actor, MmId, VcpuId, VmId};
-use crate::kvm::Kvm;
+use crate::kvm::{Kvm, Vcpu};
 use crate::ledger::Ledger;
 use crate::log::{Key, Log, StepLine};
 use crate::mm::Mm;
 use crate::mteswap::{FailingTagSaves, MtePages};
 use crate::page::{Page, PageFlags, Pages};
+use crate::part::Tracked;
 use crate::policy::{Policy, SwapPriority, ZeroPage};
 use crate::swap::Swap;
 use crate::thp::Thp;
@@ -48,6 +48,12 @@ stats! {
     stage2_faults,
     /// Faults given up because a notifier ran in between (`mmu_invalidate_retry`).
     stage2_retries,
+    /// Blocks of 2 MiB mapped at stage 2.
+    stage2_blocks,
+    /// Blocks broken into pages, because writes are logged.
+    stage2_block_splits,
+    /// Blocks mapped in place of a table.
+    stage2_block_merges,
     /// Pages written to swap.
     swap_outs,
     /// Of those, pages of zeros that only set a bit (`swpout_zero`).
@@ -86,6 +92,30 @@ stats! {
     free_pages,
 }
 
+/// Pages that reclaim may take. What the memory limit does lies between operations, so no path of steps reads the order:
+/// lists that differ in it alone are equal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lru {
+    /// In the order reclaim will look at them.
+    pub(crate) pages: VecDeque<Pfn>,
+    /// How many are resident.
+    pub(crate) resident: u64,
+}
+
+impl PartialEq for Lru {
+    fn eq(&self, other: &Self) -> bool {
+        self.resident == other.resident
+    }
+}
+
+impl Eq for Lru {}
+
+impl std::hash::Hash for Lru {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.resident.hash(state);
+    }
+}
+
 /// A machine: memory, kernel state, VMs, and the ledger that judges it.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -95,32 +125,34 @@ pub struct Host {
     pub(crate) deciding: Option<Box<Deciding>>,
     pub(crate) mem: PhysMem,
     pub(crate) pages: Pages,
-    pub(crate) buddy: Buddy,
-    pub(crate) pool: Pool,
+    pub(crate) buddy: Tracked<Buddy>,
+    pub(crate) pool: Tracked<Pool>,
     /// Transparent huge pages.
-    pub(crate) thp: Thp,
+    pub(crate) thp: Tracked<Thp>,
     /// `init_on_free=1`: pages are zeroed when they are freed.
     pub(crate) init_on_free: bool,
     pub(crate) zero_pfn: Pfn,
     /// Next unused frame of the `ZONE_DEVICE` and of the device region.
-    pub(crate) zone_device: Buddy,
-    pub(crate) mmio: Buddy,
-    pub(crate) mms: Vec<Mm>,
-    pub(crate) files: Vec<File>,
-    pub(crate) swap: Swap,
-    pub(crate) zswap: Zswap,
-    pub(crate) mte_pages: MtePages,
+    pub(crate) zone_device: Tracked<Buddy>,
+    pub(crate) mmio: Tracked<Buddy>,
+    pub(crate) mms: Vec<Tracked<Mm>>,
+    pub(crate) files: Vec<Tracked<File>>,
+    pub(crate) swap: Tracked<Swap>,
+    pub(crate) zswap: Tracked<Zswap>,
+    pub(crate) mte_pages: Tracked<MtePages>,
     /// Which of the next allocations of a buffer for tags fail.
-    pub(crate) failing_tag_saves: FailingTagSaves,
-    pub(crate) vms: Vec<Kvm>,
-    /// Pages in the order reclaim will look at them.
-    pub(crate) lru: VecDeque<Pfn>,
-    pub(crate) resident: u64,
+    pub(crate) failing_tag_saves: Tracked<FailingTagSaves>,
+    pub(crate) vms: Vec<Tracked<Kvm>>,
+    /// By VM.
+    pub(crate) vcpus: Vec<Vec<Tracked<Vcpu>>>,
+    /// Page table locks that are held.
+    pub(crate) ptl: Tracked<BTreeSet<(MmId, u64)>>,
+    pub(crate) lru: Tracked<Lru>,
     pub(crate) tlb_bits: u32,
     /// `/sys/kernel/mm/ksm/use_zero_pages`.
     pub(crate) ksm_use_zero_pages: bool,
     pub(crate) seed: u64,
-    pub(crate) ledger: Ledger,
+    pub(crate) ledger: Tracked<Ledger>,
     pub(crate) log: Log,
     pub(crate) stats: Stats,
     pub(crate) violations: Vec<Violation>,
@@ -158,32 +190,36 @@ impl Host {
                 value: e.to_string(),
                 expected: "a memory map".into(),
             })?;
-        let frames = |base: u64, bytes: u64| Buddy::new(Pa(base).pfn(), bytes / PAGE_SIZE);
+        let frames = |base: u64, bytes: u64| Tracked::new(Buddy::new(Pa(base).pfn(), bytes / PAGE_SIZE));
         let mut host = Self {
             policy: config.policy.clone(),
             deciding: None,
             mem,
             pages: Pages::default(),
             buddy: frames(RAM_BASE, config.memory),
-            pool: Pool::default(),
-            thp: Thp::default(),
+            pool: Tracked::new(Pool::default()),
+            thp: Tracked::new(Thp::default()),
             init_on_free: config.init_on_free,
             zero_pfn: Pa(RAM_BASE).pfn(),
             zone_device: frames(zone_device, config.zone_device),
             mmio: frames(mmio, config.mmio),
             mms: Vec::new(),
             files: Vec::new(),
-            swap: Swap::new(&config.areas(), config.policy.swap_priority == SwapPriority::Descending),
-            zswap: Zswap::new(config.zswap / PAGE_SIZE),
-            mte_pages: MtePages::default(),
-            failing_tag_saves: FailingTagSaves::default(),
+            swap: Tracked::new(Swap::new(
+                &config.areas(),
+                config.policy.swap_priority == SwapPriority::Descending,
+            )),
+            zswap: Tracked::new(Zswap::new(config.zswap / PAGE_SIZE)),
+            mte_pages: Tracked::new(MtePages::default()),
+            failing_tag_saves: Tracked::new(FailingTagSaves::default()),
             vms: Vec::new(),
-            lru: VecDeque::new(),
-            resident: 0,
+            vcpus: Vec::new(),
+            ptl: Tracked::new(BTreeSet::new()),
+            lru: Tracked::new(Lru::default()),
             tlb_bits: config.tlb_bits,
             ksm_use_zero_pages: false,
             seed: config.seed,
-            ledger: Ledger::new(config.ledger),
+            ledger: Tracked::new(Ledger::new(config.ledger)),
             log: Log::new(config.log),
             stats: Stats::default(),
             violations: Vec::new(),
@@ -247,7 +283,7 @@ impl Host {
     }
 
     pub(crate) fn create_file(&mut self, kind: FileKind, pages: u64, open: bool) -> FileId {
-        self.files.push(File::new(kind, pages, open));
+        self.files.push(Tracked::new(File::new(kind, pages, open)));
         FileId(self.files.len() as u32 - 1)
     }
 
@@ -306,7 +342,7 @@ impl Host {
             saved_tag_bytes: self.mte_pages.bytes(),
             swap_slots_used: self.swap.used_slots(),
             zswap_pages: self.zswap.pages(),
-            resident_pages: self.resident,
+            resident_pages: self.lru.resident,
             free_pages: self.buddy.free_pages(),
             ..self.stats
         }
@@ -326,6 +362,11 @@ impl Host {
     pub fn forget_verdicts(&mut self) {
         self.violations.clear();
         self.log = Log::new(false);
+    }
+
+    /// Forgets the violations noticed so far.
+    pub fn clear_violations(&mut self) {
+        self.violations.clear();
     }
 
     /// Writes the steps down from now on.
@@ -348,35 +389,22 @@ impl Host {
         &self.violations
     }
 
-    /// Canonical bytes of everything that decides what the machine does next, ledger included.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut sink = ByteSink(std::mem::take(out));
-        (
-            &self.pages,
-            &self.buddy,
-            &self.zone_device,
-            &self.mmio,
-            &self.mms,
-            &self.files,
-        )
-            .hash(&mut sink);
-        (&self.swap, &self.mte_pages, &self.vms, &self.lru, &self.ledger).hash(&mut sink);
-        (self.failing_tag_saves, &self.zswap).hash(&mut sink);
-        *out = sink.0;
-        let used: Vec<Pfn> = self.buddy.used().chain(self.zone_device.used()).collect();
-        self.mem.encode(&used, out);
-    }
-}
-
-/// A "hasher" that keeps the bytes: derived `Hash` then is a canonical encoding.
-struct ByteSink(Vec<u8>);
-
-impl Hasher for ByteSink {
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
+    /// VMs whose `mmu_invalidate_seq` grew since it was begun anew, each with what it was, begun anew.
+    pub fn restart_seq(&mut self) -> Option<(VmId, u64)> {
+        let grown = self.vms.iter().position(|vm| vm.mmu_invalidate_seq != 0)?;
+        let seq = std::mem::take(&mut self.vms[grown].mmu_invalidate_seq);
+        Some((VmId(grown as u32), seq))
     }
 
-    fn finish(&self) -> u64 {
-        0
+    /// Gives all vCPUs the same random tags to come.
+    pub fn level_vcpus(&mut self) {
+        for vcpu in self.vcpus.iter_mut().flatten() {
+            vcpu.cpu.rgsr = RgsrEl1::new();
+        }
+    }
+
+    /// From now on [`Host::take_touched`] tells what changed.
+    pub fn watch(&mut self) {
+        self.mem.watch();
     }
 }

@@ -50,12 +50,20 @@ pub(crate) struct Locals {
     pub(crate) untagged_pte: bool,
     /// The fault was a stage-2 permission fault.
     pub(crate) permission: bool,
+    /// That was the permission of a block (`fault_granule`).
+    pub(crate) fault_block: bool,
+    /// A block is to be mapped (`vma_pagesize`).
+    pub(crate) block: bool,
+    /// Of a huge page whose flag stands for all, `sanitise_mte_tags` got one page.
+    pub(crate) only_page: bool,
     pub(crate) device: bool,
     /// The memslot is read-only (`KVM_MEM_READONLY`).
     pub(crate) readonly: bool,
     /// The memslot logs writes (`KVM_MEM_LOG_DIRTY_PAGES`).
     pub(crate) logging: bool,
     pub(crate) mte_allowed: bool,
+    /// The page is to be mapped `NoTagAccess`.
+    pub(crate) no_tags: bool,
     pub(crate) shared: bool,
     pub(crate) pfnmap: bool,
     /// Nobody else runs who could bring a page that is missing (userfaultfd).
@@ -76,6 +84,8 @@ pub(crate) struct Io {
     pub(crate) actor: Actor,
     pub(crate) op: Op,
     pub(crate) result: OpResult,
+    /// The page table lock that is held: process and page.
+    pub(crate) ptl: Option<(MmId, u64)>,
 }
 
 /// Names a path; [`crate::paths::table`] gives its steps under a policy.
@@ -84,6 +94,8 @@ pub(crate) enum PathId {
     Nothing,
     GuestAccess,
     UserAccess,
+    EnableCapMte,
+    CreateVcpu,
     KvmHandleGuestAbort,
     UserMemAbort,
     GmemAbort,
@@ -107,6 +119,7 @@ pub(crate) enum PathId {
     MadviseRemove,
     MadvisePopulate,
     DoHugePmdAnonymousPage,
+    WpHugeZeroPmd,
     SplitHugeZeroPagePmd,
     MadviseCollapse,
     SplitHugePage,
@@ -121,6 +134,8 @@ pub(crate) enum PathId {
     UnmergeKsmPages,
     AccessRemoteTags,
     MteSyncTags,
+    /// `mte_sync_tags` of each page of a huge page.
+    MteSyncTagsCompound,
     MteRestoreTags,
     /// `arch_swap_restore` as shmem's swap-in calls it (K11).
     ArchSwapRestore,

@@ -14,7 +14,7 @@ use crate::swap::SwapStat;
 impl Machine {
     /// Fault injection (`failslab`): after so many allocations of a buffer for a page's tags, so many fail.
     pub fn fail_tag_saves(&mut self, count: u64, after: u64) {
-        self.host.failing_tag_saves = FailingTagSaves { after, count };
+        *self.host.failing_tag_saves = FailingTagSaves { after, count };
     }
 
     /// `swapoff -a`: every device that is on; -ENOMEM when memory cannot take what is swapped out.

@@ -5,9 +5,10 @@
 //!
 //! **Keeps**: all that a running path remembers is in its [`Task`], which can be copied, compared and hashed.
 
+use crate::ids::{Actor, VmId};
 use crate::log::Origin;
 use crate::ops::{Op, OpResult};
-use crate::paths;
+use crate::paths::{self, ptl};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId};
 
@@ -23,6 +24,9 @@ fn position(path: &Path, name: &str) -> u8 {
     let at = path.steps.iter().position(|s| s.name == name);
     u8::try_from(at.unwrap_or_else(|| panic!("no step {name:?} in {}", path.name))).expect("short tables")
 }
+
+/// A sample of `mmu_invalidate_seq` that is not the current one.
+const STALE: u64 = u64::MAX;
 
 /// What running one step did to a task.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +55,7 @@ impl Task {
                 actor: op.actor(),
                 op: Op::Nothing,
                 result: OpResult::None,
+                ptl: None,
             },
         };
         task.restart(op);
@@ -67,9 +72,42 @@ impl Task {
         self.io.result = OpResult::None;
     }
 
+    /// Forgets an operation that is done, its answer too.
+    pub fn settle(&mut self) {
+        self.frames.clear();
+        self.io.op = Op::Nothing;
+        self.io.result = OpResult::None;
+    }
+
     /// The answer, once done.
     pub fn result(&self) -> &OpResult {
         &self.io.result
+    }
+
+    /// Gives what a vCPU does to another vCPU of its VM.
+    pub fn rename_vcpu(&mut self, index: u32) {
+        if let Actor::Vcpu(vcpu) = &mut self.io.actor {
+            vcpu.index = index;
+        }
+        if let Op::Guest(vcpu, _) = &mut self.io.op {
+            vcpu.index = index;
+            self.frames.iter_mut().for_each(|frame| frame.l.vcpu.index = index);
+        }
+    }
+
+    /// `mmu_invalidate_seq` only ever grows, and only whether it grew since a fault sampled it decides anything: begins the
+    /// count anew, and remembers of each fault whether its sample is the current one. True if this task changed.
+    pub fn renumber_seq(&mut self, vm: VmId, seq: u64) -> bool {
+        let mut changed = false;
+        for frame in &mut self.frames {
+            let sampled = matches!(frame.path, PathId::UserMemAbort | PathId::GmemAbort) && frame.l.seq != 0;
+            if sampled && frame.l.vm == vm {
+                let renumbered = if frame.l.seq == seq + 1 { 1 } else { STALE };
+                changed |= renumbered != frame.l.seq;
+                frame.l.seq = renumbered;
+            }
+        }
+        changed
     }
 
     /// Is the operation finished?
@@ -96,6 +134,9 @@ impl Task {
             path: path.name,
             step: step.name,
         };
+        if !host.ptl.is_empty() && ptl::takes(frame.path, step.name) && host.ptl_blocks(&frame.l, self.io.ptl) {
+            return Progress::Blocked;
+        }
         let last = usize::from(frame.pc) + 1 == path.steps.len();
         match (step.run)(host, &mut frame.l, &mut self.io) {
             Flow::Next if last => return self.pop(host, 0),

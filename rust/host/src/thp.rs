@@ -24,6 +24,8 @@ use crate::state::Host;
 pub(crate) struct Thp {
     /// `madvise`; else `never`.
     enabled: bool,
+    /// Does a read where nothing is map the huge zero folio? Else it gets a huge page as a write does.
+    pub(crate) use_zero_page: bool,
     /// The huge zero folio, once somebody has read where nothing was.
     pub(crate) zero: Option<Pfn>,
     /// Folios that are partly unmapped: how many of their pages nobody has.
@@ -31,9 +33,9 @@ pub(crate) struct Thp {
 }
 
 impl Machine {
-    /// `/sys/kernel/mm/transparent_hugepage/enabled`: `madvise`, or `never` as after boot.
-    pub fn set_transparent_hugepage(&mut self, madvise: bool) {
-        self.host.thp.enabled = madvise;
+    /// `/sys/kernel/mm/transparent_hugepage/`: `enabled` is `madvise`, or `never` as after boot; `use_zero_page` is 1 or 0.
+    pub fn set_transparent_hugepage(&mut self, madvise: bool, use_zero_page: bool) {
+        (self.host.thp.enabled, self.host.thp.use_zero_page) = (madvise, use_zero_page);
     }
 }
 
@@ -75,12 +77,12 @@ impl Host {
         self.has_flag(pfn, PageFlags::THP)
     }
 
-    /// Is the page mapped as part of a PMD at the address: all of its folio, in order?
-    pub(crate) fn pmd_mapped(&self, mm: MmId, va: Va, pfn: Pfn) -> bool {
+    /// Is the page mapped as part of a PMD at the address: all of its folio, in order? With `write`, all of it writable.
+    pub(crate) fn pmd_mapped(&self, mm: MmId, va: Va, pfn: Pfn, write: bool) -> bool {
         let base = pmd_address(va);
         let shows = |index: u64, want: Pfn| {
             let pte = self.mm(mm).pte(base + index * PAGE_SIZE);
-            matches!(pte, Some(Pte::Present { pfn, .. }) if pfn == want)
+            matches!(pte, Some(Pte::Present { pfn, write: allowed, .. }) if pfn == want && (allowed || !write))
         };
         self.is_thp(pfn) && (0..).zip(folio(pfn)).all(|(index, want)| shows(index, want))
     }
@@ -120,7 +122,7 @@ impl Host {
     fn free_folio(&mut self, head: Pfn) {
         self.forget_folio(head);
         for pfn in folio(head) {
-            self.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
+            self.lru.resident -= u64::from(self.has_flag(pfn, PageFlags::LRU));
             let page = self.page_mut(pfn);
             (page.flags, page.mapping) = (PageFlags::empty(), PageMapping::None);
         }

@@ -27,6 +27,6 @@ mod region;
 mod tlb;
 
 pub use pe::{Pe, StaleUse, TlbMode, TlbReport};
-pub use phys::PhysMem;
+pub use phys::{FrameContent, PhysMem};
 pub use region::{MemError, Region, RegionKind};
 pub use tlb::{Context, MicroTlb, MicroTlbEntry, Regime, Tlb, TlbEntry, TlbFlags, Tlbi};

@@ -11,10 +11,13 @@ use std::sync::Arc;
 use tagvisor_arch::{PAGE_SIZE, Pa, PageTags, Pfn, Tag, Va};
 
 use crate::region::{MemError, Region, RegionKind, check_map};
+use content::Changed;
+pub use content::FrameContent;
 use descriptors::Descriptors;
 use frames::Frames;
 use page::{PAGE_BYTES, PageData, Pages, ZERO_PAGE};
 
+mod content;
 mod descriptors;
 mod frames;
 mod last_tables;
@@ -32,6 +35,7 @@ pub struct PhysMem {
     tags: Vec<PageTags>,
     data: Pages,
     descriptors: Descriptors,
+    changed: Changed,
 }
 
 impl PhysMem {
@@ -43,6 +47,7 @@ impl PhysMem {
             tags: Vec::new(),
             data: Pages::default(),
             descriptors: Descriptors::default(),
+            changed: Changed::default(),
         })
     }
 
@@ -252,46 +257,14 @@ impl PhysMem {
         };
         self.tags.push(PageTags::ZERO);
         self.data.push();
-        self.frames.add(pfn, region as u32)
+        let frame = self.frames.add(pfn, region as u32);
+        self.frames.frame_mut(frame).walked = self.changed.watched;
+        frame
     }
 
     /// How many pages have a frame.
     pub fn touched_frames(&self) -> usize {
         self.frames.len()
-    }
-
-    /// Appends the content of these pages, in the order given: equal content gives equal bytes, however it came about.
-    ///
-    /// Per page the tags (one byte if uniform, else a marker and 128 bytes), then the number of non-zero 64-bit words of
-    /// data and each with its index: pages of an explored machine are nearly empty.
-    pub fn encode(&self, pfns: &[Pfn], out: &mut Vec<u8>) {
-        /// No tag has this value.
-        const MIXED_TAGS: u8 = 0xff;
-        for &pfn in pfns {
-            let tags = self.page_tags(pfn);
-            if let Some(tag) = tags.is_uniform() {
-                out.push(tag.get());
-            } else {
-                out.push(MIXED_TAGS);
-                out.extend_from_slice(tags.as_bytes());
-            }
-            let count_at = out.len();
-            out.extend_from_slice(&[0; 2]);
-            let mut count = 0_u16;
-            for (index, word) in self
-                .data(pfn)
-                .into_iter()
-                .flat_map(|page| page.chunks_exact(8))
-                .enumerate()
-            {
-                if word != [0; 8] {
-                    out.extend_from_slice(&(index as u16).to_le_bytes());
-                    out.extend_from_slice(word);
-                    count += 1;
-                }
-            }
-            out[count_at..count_at + 2].copy_from_slice(&count.to_le_bytes());
-        }
     }
 
     /// The bytes of a page, zeros if it has none.
@@ -310,6 +283,7 @@ impl PhysMem {
         let known = self.frames.frame(frame);
         if known.walked {
             self.descriptors.forget(known.pfn.base() + offset as u64, len as u64);
+            self.changed.note(frame);
         }
         self.data.data_mut(frame)
     }
@@ -318,8 +292,9 @@ impl PhysMem {
     fn forget_walked(&mut self, frame: u32) {
         let known = self.frames.frame_mut(frame);
         if known.walked {
-            known.walked = false;
+            known.walked = self.changed.watched;
             self.descriptors.forget_all();
+            self.changed.note(frame);
         }
     }
 

@@ -199,6 +199,12 @@ fn guest_exit(exit: Exit) -> PyErr {
             GuestException::new_err((UNKNOWN_REASON, 0, 0, "undefined", text))
         }
         Exit::Errno(errno) => GuestExit::new_err((None::<()>, errno.name())),
+        Exit::MemoryFault {
+            errno,
+            flags,
+            gpa,
+            size,
+        } => GuestExit::new_err((None::<()>, errno.name(), (flags, gpa.0, size))),
         Exit::Mmio { write, ipa, len, value } => GuestExit::new_err(((write, ipa.0, len, value), None::<&str>)),
     }
 }

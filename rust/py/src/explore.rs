@@ -1,7 +1,7 @@
 //! The explorer as Python starts it.
 
 use pyo3::prelude::*;
-use tagvisor_explore::{Actor, Exploration, Finding, ScheduleError, Stop, Turn};
+use tagvisor_explore::{Actor, Exploration, Finding, Options, ScheduleError, Stop, Turn};
 use tagvisor_host::Property;
 
 use crate::enter::{check_signals, enter};
@@ -9,8 +9,12 @@ use crate::errors::{ArgumentError, Refusal};
 use crate::machine::{Line, Machine, Verdict, line, verdict};
 use crate::op::Op;
 
-/// Distinct states, steps run, whether all were looked at, and the finding: a violation, or the steps of a deadlock.
-type Outcome = (u64, u64, bool, Option<Verdict>, Option<Vec<Line>>);
+/// Distinct states, steps run, whether all were looked at, bytes of the states, distinct values of their parts, and the
+/// finding: a violation, or the steps of a deadlock.
+type Outcome = (u64, u64, bool, u64, u64, Option<Verdict>, Option<Vec<Line>>);
+
+/// Name, operations, and whether they begin again at their end.
+type PyActor<'py> = (String, Vec<Bound<'py, Op>>, bool);
 
 /// Path and step to stop at, and whether behind it.
 type Place = (String, String, bool);
@@ -20,19 +24,21 @@ type Place = (String, String, bool);
 pub(crate) fn explore(
     py: Python<'_>,
     machine: &Machine,
-    actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+    actors: Vec<PyActor<'_>>,
     properties: Vec<String>,
     max_states: u64,
+    mirrors: bool,
 ) -> PyResult<Outcome> {
+    let options = Options { max_states, mirrors };
     let wanted = properties.iter().map(|p| property(p)).collect::<PyResult<Vec<_>>>()?;
     let actors = actors
         .into_iter()
-        .map(|(name, ops)| actor(machine, name, &ops))
+        .map(|(name, ops, forever)| actor(machine, name, &ops, forever))
         .collect::<PyResult<Vec<_>>>()?;
     let start = machine.with(py, |machine| Ok(machine.host().clone()))?;
     let found = enter(py, || {
         let mut interrupted = Ok(());
-        let found = tagvisor_explore::explore(&start, &actors, &wanted, max_states, &mut |_| {
+        let found = tagvisor_explore::explore(&start, &actors, &wanted, options, &mut |_| {
             interrupted = check_signals();
             interrupted.is_ok()
         });
@@ -53,12 +59,12 @@ fn property(number: &str) -> PyResult<Property> {
 pub(crate) fn schedule(
     py: Python<'_>,
     machine: &Machine,
-    actors: Vec<(String, Vec<Bound<'_, Op>>)>,
+    actors: Vec<PyActor<'_>>,
     turns: Vec<(usize, Option<Place>)>,
 ) -> PyResult<()> {
     let actors = actors
         .into_iter()
-        .map(|(name, ops)| actor(machine, name, &ops))
+        .map(|(name, ops, forever)| actor(machine, name, &ops, forever))
         .collect::<PyResult<Vec<_>>>()?;
     let stop = |(path, step, after)| Stop { path, step, after };
     let turns: Vec<_> = turns
@@ -81,13 +87,13 @@ fn schedule_error(error: &ScheduleError) -> Refusal {
     }
 }
 
-fn actor(machine: &Machine, name: String, ops: &[Bound<'_, Op>]) -> PyResult<Actor> {
+fn actor(machine: &Machine, name: String, ops: &[Bound<'_, Op>], forever: bool) -> PyResult<Actor> {
     let on = |op: &Bound<'_, Op>| {
         let strange = || ArgumentError::new_err(("actors", op.clone().unbind(), "operations of this very Host"));
         op.get().on(machine).ok_or_else(strange)
     };
     let ops = ops.iter().map(on).collect::<PyResult<_>>()?;
-    Ok(Actor { name, ops })
+    Ok(Actor { name, ops, forever })
 }
 
 fn outcome(found: &Exploration) -> Outcome {
@@ -96,5 +102,13 @@ fn outcome(found: &Exploration) -> Outcome {
         Some(Finding::Violation(violation)) => (Some(verdict(violation)), None),
         Some(Finding::Deadlock(steps)) => (None, Some(steps.iter().map(line).collect())),
     };
-    (found.states, found.transitions, found.complete, violation, deadlock)
+    (
+        found.states,
+        found.transitions,
+        found.complete,
+        found.bytes,
+        found.values,
+        violation,
+        deadlock,
+    )
 }

@@ -45,6 +45,20 @@ impl Op {
 
 #[pymethods]
 impl Op {
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)`.
+    #[staticmethod]
+    fn enable_mte(machine: &Machine, vm: u32) -> Self {
+        let text = format!("enable MTE of VM {vm}");
+        Self::new(machine, text, tagvisor_host::Op::EnableCapMte(VmId(vm)))
+    }
+
+    /// `KVM_CREATE_VCPU`.
+    #[staticmethod]
+    fn create_vcpu(machine: &Machine, vm: u32) -> Self {
+        let text = format!("create a vCPU of VM {vm}");
+        Self::new(machine, text, tagvisor_host::Op::CreateVcpu(VmId(vm)))
+    }
+
     /// A guest's `LDG`.
     #[staticmethod]
     fn guest_ldg(machine: &Machine, vm: u32, vcpu: u32, pointer: u64) -> Self {

@@ -33,11 +33,16 @@ impl Host {
         }
     }
 
-    /// `kvm_mmu_wp_memory_region`: logging was switched on.
+    /// `kvm_mmu_wp_memory_region`: logging was switched on. `kvm_mmu_split_huge_pages` of the slot follows for a VM that asked
+    /// for it; otherwise a block stays until a write fault breaks it.
     pub(super) fn kvm_mmu_wp_memory_region(&mut self, vm: VmId, id: u32) {
         let slot = self.vm(vm).slots[&id].clone();
+        let split = self.vm(vm).split_page_chunk_size > 0;
         for gfn in self.mapped_gfns(vm, &slot) {
             self.stage2_wrprotect(vm, gfn);
+            if split {
+                self.stage2_split(vm, gfn);
+            }
         }
     }
 

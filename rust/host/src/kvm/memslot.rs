@@ -209,8 +209,11 @@ impl Host {
             match policy.untaggable {
                 Untaggable::Cacheable | Untaggable::RefuseOffline => {}
                 Untaggable::Device => device |= !allowed,
-                Untaggable::DeviceElseRefuse | Untaggable::Refuse if allowed => {}
-                Untaggable::DeviceElseRefuse | Untaggable::Refuse => return Err(Errno::Einval),
+                Untaggable::NoTagAccess if self.vm(vm).mte_perm => {}
+                Untaggable::DeviceElseRefuse | Untaggable::NoTagAccess | Untaggable::Refuse if allowed => {}
+                Untaggable::DeviceElseRefuse | Untaggable::NoTagAccess | Untaggable::Refuse => {
+                    return Err(Errno::Einval);
+                }
             }
         }
         Ok(device)

@@ -36,16 +36,23 @@ const ROOT_PAGES: u64 = 2;
 pub(crate) struct Kvm {
     pub(crate) mm: MmId,
     pub(crate) alive: bool,
+    /// `kvm->lock`.
+    pub(crate) lock: bool,
+    /// vCPUs counted, whether or not they are made yet.
+    pub(crate) created_vcpus: u32,
     /// `KVM_ARCH_FLAG_MTE_ENABLED`.
     pub(crate) mte: bool,
+    /// `KVM_ARCH_FLAG_MTE_PERM_ENABLED`, as proposed: memory without tags is mapped `NoTagAccess`.
+    pub(crate) mte_perm: bool,
     pub(crate) slots: BTreeMap<u32, Memslot>,
     /// `KVM_CREATE_GUEST_MEMFD`: its files.
     pub(crate) guest_memfds: Vec<FileId>,
-    pub(crate) vcpus: Vec<Vcpu>,
     pub(crate) mmu_lock: RwLock,
     pub(crate) mmu_invalidate_seq: u64,
     pub(crate) mmu_invalidate_in_progress: u32,
     pub(crate) slots_lock: bool,
+    /// `split_page_chunk_size`: bytes of a block that are split at once when a slot begins to log; 0 for none.
+    pub(crate) split_page_chunk_size: u64,
     pub(crate) stage2: Stage2,
     root: Pfn,
     tables: Vec<Pfn>,
@@ -53,15 +60,38 @@ pub(crate) struct Kvm {
 
 impl std::hash::Hash for Kvm {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (self.alive, self.mte, &self.slots, &self.tables, self.slots_lock).hash(state);
-        (self.mmu_lock, self.mmu_invalidate_seq, self.mmu_invalidate_in_progress).hash(state);
-        for vcpu in &self.vcpus {
-            vcpu.hash_registers(state);
-        }
+        self.identity().hash(state);
     }
 }
 
+impl PartialEq for Kvm {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Kvm {}
+
 impl Kvm {
+    /// All that tells it from another.
+    fn identity(&self) -> impl std::hash::Hash + PartialEq + use<'_> {
+        let sync = (
+            self.mmu_lock,
+            self.mmu_invalidate_seq,
+            self.mmu_invalidate_in_progress,
+            self.slots_lock,
+        );
+        (
+            self.mm,
+            self.alive,
+            self.mte,
+            &self.slots,
+            self.root,
+            &self.tables,
+            sync,
+        )
+    }
+
     pub(crate) fn new(id: VmId, mm: MmId, buddy: &mut Buddy, mem: &mut PhysMem) -> Option<Self> {
         let root = buddy.alloc_block(ROOT_PAGES.ilog2())?;
         for i in 0..ROOT_PAGES {
@@ -71,15 +101,18 @@ impl Kvm {
         Some(Self {
             mm,
             alive: true,
+            lock: false,
+            created_vcpus: 0,
             stage2,
             mte: false,
+            mte_perm: false,
             slots: BTreeMap::new(),
             guest_memfds: Vec::new(),
-            vcpus: Vec::new(),
             mmu_lock: RwLock::default(),
             mmu_invalidate_seq: 0,
             mmu_invalidate_in_progress: 0,
             slots_lock: false,
+            split_page_chunk_size: 0,
             root,
             tables: Vec::new(),
         })
@@ -123,7 +156,7 @@ impl Host {
         kvm.alive = false;
         let (root, mut tables) = (kvm.root, std::mem::take(&mut kvm.tables));
         tables.extend((0..ROOT_PAGES).map(|i| Pfn(root.0 + i)));
-        for vcpu in &mut kvm.vcpus {
+        for vcpu in &mut self.vcpus[vm.0 as usize] {
             vcpu.tlb.invalidate_all();
         }
         for table in tables {

@@ -30,11 +30,30 @@ pub(crate) struct Vcpu {
     pub(crate) tlb: MicroTlb,
     sys: SysRegs,
     controls: Controls,
+    features: Features,
+}
+
+/// The TLB is no part of what tells vCPUs apart, and the controls follow from the registers.
+impl PartialEq for Vcpu {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.cpu, &self.sys) == (&other.cpu, &other.sys)
+    }
+}
+
+impl Eq for Vcpu {}
+
+impl std::hash::Hash for Vcpu {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.cpu, &self.sys).hash(state);
+    }
 }
 
 impl Vcpu {
     /// A vCPU at EL1 that checks tags synchronously and ignores the top byte; `seed` is that of its random tags.
-    pub(crate) fn new(mte: bool, Stage2 { vtcr, vttbr }: Stage2, tlb_bits: u32, seed: u16) -> Self {
+    /// With `mte_perm` its CPU has `FEAT_MTE_PERM`, which KVM hides from it.
+    pub(crate) fn new(mte: bool, mte_perm: bool, Stage2 { vtcr, vttbr }: Stage2, tlb_bits: u32, seed: u16) -> Self {
+        let mut features = Features::default();
+        features.set(Features::MTE_PERM, mte_perm);
         let sys = SysRegs {
             sctlr_el1: SctlrEl1::from(SCTLR_RESET)
                 .with_ata(true)
@@ -54,8 +73,9 @@ impl Vcpu {
         let mut vcpu = Self {
             cpu,
             tlb: MicroTlb::new(tlb_bits),
-            controls: Controls::new(&sys, Features::default()),
+            controls: Controls::new(&sys, features),
             sys,
+            features,
         };
         vcpu.set_sys(sys);
         vcpu
@@ -68,7 +88,7 @@ impl Vcpu {
             hcr_el2: sys.hcr_el2.with_dc(off).with_dct(off),
             ..sys
         };
-        self.controls = Controls::new(&self.sys, Features::default());
+        self.controls = Controls::new(&self.sys, self.features);
         let mut core = self.core();
         core.set_sys(self.sys);
         self.cpu = core.cpu;
@@ -80,14 +100,14 @@ impl Vcpu {
         &self.controls
     }
 
+    /// `HCR_EL2.ATA`: may the guest reach tags?
+    pub(crate) const fn ata(&self) -> bool {
+        self.sys.hcr_el2.ata()
+    }
+
     /// Has the guest turned its stage 1 on?
     pub(crate) const fn has_stage1(&self) -> bool {
         self.controls.has_stage1(1)
-    }
-
-    pub(crate) fn hash_registers(&self, state: &mut impl std::hash::Hasher) {
-        use std::hash::Hash;
-        (&self.cpu, &self.sys).hash(state);
     }
 
     /// The registers as the architecture names them.

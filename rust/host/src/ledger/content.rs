@@ -29,6 +29,22 @@ pub(super) enum Home {
     File(FileId, u64),
 }
 
+/// What is only told, and decides nothing: states that differ in it alone are one.
+#[derive(Clone, Debug)]
+pub(super) struct Told<T>(pub(super) T);
+
+impl<T> PartialEq for Told<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Told<T> {}
+
+impl<T> std::hash::Hash for Told<T> {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
+}
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Content {
     /// Where it began.
@@ -36,7 +52,7 @@ pub(super) struct Content {
     /// What every tag read must return.
     pub(super) want: PageTags,
     /// Who wrote a tag last; `None` while nobody did.
-    pub(super) writer: Option<Actor>,
+    pub(super) writer: Told<Option<Actor>>,
     /// The content it was split from.
     parent: Option<ContentId>,
     /// How many homes have it: more than one after fork.
@@ -107,7 +123,7 @@ impl Ledger {
         self.begin(Content {
             home,
             want: PageTags::ZERO,
-            writer: None,
+            writer: Told(None),
             parent: None,
             homes: 1,
         })
@@ -259,7 +275,7 @@ impl Ledger {
     pub(super) fn tag_written(&mut self, pfn: Pfn, granule: usize, tag: Tag, content: ContentId, writer: Actor) {
         let entry = &mut self.contents[content as usize];
         entry.want.set(granule, tag);
-        entry.writer = Some(writer);
+        entry.writer = Told(Some(writer));
         let mut provenance = self.provenance(pfn);
         if !self.descends(content, provenance.owner) {
             provenance = Provenance {
@@ -275,7 +291,7 @@ impl Ledger {
     /// Its owner wrote all its tags, where this ledger could not see it.
     pub(super) fn adopt(&mut self, content: ContentId, tags: PageTags, writer: Actor) {
         let entry = &mut self.contents[content as usize];
-        (entry.want, entry.writer) = (tags, Some(writer));
+        (entry.want, entry.writer) = (tags, Told(Some(writer)));
     }
 
     fn descends(&self, content: ContentId, from: Option<ContentId>) -> bool {

@@ -245,7 +245,7 @@ impl Host {
 
     fn loss_summary(&self, content: ContentId, granule: usize, value: Tag, who: &str) -> String {
         let Content { want, writer, .. } = self.ledger.get(content);
-        let wrote = writer.map_or_else(
+        let wrote = writer.0.map_or_else(
             || "nobody wrote one (0)".to_owned(),
             |w| format!("{} wrote {}", self.actor_name(w), want.get(granule)),
         );

@@ -135,6 +135,20 @@ impl Host {
         }
     }
 
+    /// A VM got MTE: every vCPU that it has must know (P9).
+    pub(crate) fn ledger_vcpus(&mut self, vm: VmId) {
+        let mte = self.vm(vm).mte;
+        let odd = self.vcpus[vm.0 as usize].iter().position(|vcpu| vcpu.ata() != mte);
+        if let Some(index) = odd.filter(|_| self.ledger.enabled) {
+            let index = index as u32;
+            let who = self.actor_name(Actor::Vcpu(VcpuId { vm, index }));
+            let summary = format!(
+                "{who} was made before its VM had MTE: the ID registers tell of it now, and HCR_EL2.ATA keeps it from tags"
+            );
+            self.report(Property::Trap, 1 << 33 | u64::from(vm.0), summary, &[Key::Always]);
+        }
+    }
+
     /// A vCPU read a register that tells of MTE (P9).
     pub(crate) fn ledger_guest_register(&mut self, vcpu: VcpuId, register: &str) {
         let VmId(number) = vcpu.vm;

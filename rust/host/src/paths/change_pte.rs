@@ -7,6 +7,8 @@
 //!
 //! **Keeps**: no mapping is made of a page that the VMM's PTE does not show.
 
+use tagvisor_arch::desc::MemAttr;
+
 use crate::ids::VmId;
 use crate::log::{Key, note};
 use crate::mm::Pte;
@@ -56,7 +58,7 @@ fn sanitise(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let tagged = l.pfn.is_some_and(|pfn| host.has_flag(pfn, PageFlags::MTE_TAGGED));
     match host.policy.change_pte {
         _ if !host.vm(l.vm).mte => Flow::Next,
-        ChangePte::Sanitise => Flow::Call(PathId::SanitiseMteTags, *l),
+        ChangePte::Sanitise => Flow::Call(PathId::SanitiseMteTags, Locals { only_page: true, ..*l }),
         ChangePte::Defer if !tagged => Flow::To("mmu_unlock"),
         ChangePte::Defer | ChangePte::Map | ChangePte::None => Flow::Next,
     }
@@ -66,7 +68,7 @@ fn stage2_map(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(pfn) = l.pfn.filter(|_| still_shown(host, l)) else {
         return Flow::Next;
     };
-    let attrs = Host::stage2_attrs(false, false);
+    let attrs = Host::stage2_attrs(MemAttr::NormalWb, false);
     if host.stage2_map_in_place(l.vm, l.ipa, pfn, attrs).is_none() {
         return Flow::Next;
     }

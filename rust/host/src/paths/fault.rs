@@ -180,7 +180,13 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         }
         (Some(Pte::Present { write, .. }), _) if write || !l.write => Flow::Return(0),
         (Some(Pte::Present { pfn, .. }), _) if host.has_flag(pfn, PageFlags::HUGE_ZERO) => {
-            Flow::Call(PathId::SplitHugeZeroPagePmd, *l)
+            // Once a part was unmapped, the others are mapped by small entries.
+            let path = if host.huge_zero_mapped(l.mm, l.va) {
+                PathId::WpHugeZeroPmd
+            } else {
+                PathId::SplitHugeZeroPagePmd
+            };
+            Flow::Call(path, *l)
         }
         (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if host.thp_fault(l.mm, &vma, start, l.va) => {
@@ -505,7 +511,7 @@ impl Host {
             return self.put_thp_page(pfn);
         }
         if self.has_flag(pfn, PageFlags::LRU) {
-            self.resident -= 1;
+            self.lru.resident -= 1;
         }
         let page = self.page_mut(pfn);
         let poisoned = page.flags & PageFlags::HWPOISON;
@@ -548,8 +554,8 @@ impl Host {
     /// `folio_add_lru_vma`: the page is resident and reclaim may find it.
     pub(crate) fn lru_add(&mut self, pfn: Pfn) {
         if !self.has_flag(pfn, PageFlags::LRU) {
-            self.lru.push_back(pfn);
-            self.resident += 1;
+            self.lru.pages.push_back(pfn);
+            self.lru.resident += 1;
         }
         self.page_mut(pfn).flags |= PageFlags::LRU | PageFlags::YOUNG;
     }

@@ -2,7 +2,8 @@
 //!
 //! **Models** what happens around the instruction itself (whose semantics are `tagvisor-arch`'s): a guest instruction that
 //! faults at stage 2 exits to KVM and runs again. One attempt of an instruction is one atomic step. A guest that turned its
-//! stage 1 on is translated through its own tables, which lie in guest memory. **Leaves out** what a guest's exception
+//! stage 1 on is translated through its own tables, which lie in guest memory. An access to tags of memory that is mapped
+//! `NoTagAccess` goes to the VMM. **Leaves out** what a guest's exception
 //! handler does.
 //!
 //! **Keeps**: an instruction either completes or has no effect.
@@ -10,15 +11,15 @@
 use std::cell::Cell;
 
 use tagvisor_arch::{
-    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, MemTag, Stage, Translated, Translation, Untraced, Va, insn,
-    translate,
+    Access, AccessDesc, Cpu, Fault, FaultKind, Grants, MemTag, PAGE_SIZE, Stage, Translated, Translation, Untraced, Va,
+    insn, translate,
 };
 use tagvisor_mem::{MicroTlbEntry, TlbFlags};
 
 use crate::errno::Errno;
 use crate::ids::{Actor, VcpuId};
 use crate::log::{Key, note};
-use crate::ops::{GuestOp, Op, OpResult};
+use crate::ops::{GuestOp, MEMORY_FAULT_TAG_ACCESS, Op, OpResult};
 use crate::paths::watched::{Owner, Regime, Watched};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -46,7 +47,9 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         owner: Cell::new(None),
     };
     let outcome = run_guest_op(&mut cpu, &mut Watched::new(host, &regime, Actor::Vcpu(vcpu)), op);
-    host.vcpu_mut(vcpu).cpu = cpu;
+    if host.vcpu(vcpu).cpu != cpu {
+        host.vcpu_mut(vcpu).cpu = cpu;
+    }
     match outcome {
         Ok(value) => {
             if host.log.enabled {
@@ -64,9 +67,20 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
                 io.result = OpResult::Errno(Errno::Efault);
                 return Flow::Return(0);
             }
+            if fault.tags_refused {
+                note!(host, [], "{fault}: the memory has no tags to access");
+                io.result = OpResult::MemoryFault {
+                    errno: Errno::Efault,
+                    flags: MEMORY_FAULT_TAG_ACCESS,
+                    gpa: fault.ipa.page(),
+                    size: PAGE_SIZE,
+                };
+                return Flow::Return(0);
+            }
             l.ipa = fault.ipa;
             l.write = fault.access == Access::Write;
             l.permission = fault.kind == FaultKind::Permission;
+            l.fault_block = l.permission && fault.level < 3;
             Flow::Call(PathId::KvmHandleGuestAbort, *l)
         }
         Err(fault) => {
@@ -80,12 +94,27 @@ fn guest_execute(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 /// The fault was handled (run the guest again), went to the VMM as MMIO, or `KVM_RUN` fails.
 fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     match l.ret {
-        0 => Flow::To("execute"),
+        0 => {
+            // The instruction begins anew, and what the fault left behind means nothing to it.
+            *l = Locals {
+                vcpu: l.vcpu,
+                ..Locals::default()
+            };
+            Flow::To("execute")
+        }
         1 => Flow::Return(0),
         ret => {
             let errno = Errno::from_ret(ret).unwrap_or(Errno::Efault);
             note!(host, [], "KVM_RUN returns -{errno} for ipa {}", l.ipa);
-            io.result = OpResult::Errno(errno);
+            io.result = match io.result {
+                OpResult::MemoryFault { flags, gpa, size, .. } => OpResult::MemoryFault {
+                    errno,
+                    flags,
+                    gpa,
+                    size,
+                },
+                _ => OpResult::Errno(errno),
+            };
             Flow::Return(0)
         }
     }
@@ -125,7 +154,7 @@ struct GuestRegime {
 impl Regime for &GuestRegime {
     fn translate(&self, host: &mut Host, ptr: Va, access: &AccessDesc) -> Result<(Translation, Owner), Fault> {
         let VcpuId { vm, index } = self.vcpu;
-        let controls = host.vms[vm.0 as usize].vcpus[index as usize].controls();
+        let controls = host.vcpus[vm.0 as usize][index as usize].controls();
         let found = translate(&mut host.mem, controls, ptr, access, &mut Untraced)?;
         host.tlb_fill(self.vcpu, ptr, &found);
         let kvm = host.vm(vm);
@@ -139,16 +168,16 @@ impl Regime for &GuestRegime {
 
 impl Host {
     pub(crate) fn vcpu(&self, id: VcpuId) -> &crate::kvm::Vcpu {
-        &self.vm(id.vm).vcpus[id.index as usize]
+        &self.vcpus[id.vm.0 as usize][id.index as usize]
     }
 
     pub(crate) fn vcpu_mut(&mut self, id: VcpuId) -> &mut crate::kvm::Vcpu {
-        &mut self.vm_mut(id.vm).vcpus[id.index as usize]
+        &mut self.vcpus[id.vm.0 as usize][id.index as usize]
     }
 
     fn tlb_fill(&mut self, vcpu: VcpuId, ptr: Va, found: &Translated) {
-        // A guest that changes its own tables owes a TLBI this TLB would not see.
-        if self.tlb_bits == 0 || self.vcpu(vcpu).has_stage1() {
+        // A guest that changes its own tables owes a TLBI this TLB would not see; nor has it the right to access tags.
+        if self.tlb_bits == 0 || self.vcpu(vcpu).has_stage1() || found.attrs.no_tag_access {
             return;
         }
         let pfn = found.pa.pfn();

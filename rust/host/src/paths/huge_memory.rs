@@ -43,6 +43,19 @@ outline! {
     }
 }
 outline! {
+    /// 6.13 and later: a write to what shows the huge zero folio gets a huge page.
+    pub(super) DO_HUGE_ZERO_WP_PMD = "do_huge_zero_wp_pmd" {
+        "vma_alloc_folio" => vma_alloc_folio,
+        "mmu_notifier_invalidate_range_start" => |_, l, _| Flow::Call(PathId::NotifierStart, notifier::range(&whole(l))),
+        "pmdp_huge_clear_flush" => clear_huge_zero_pmd,
+        "mte_sync_tags" => sync_subpage,
+        "next page" => |_, _, _| Flow::To("mte_sync_tags"),
+        "set_pmd_at" => set_pmd_at_wp,
+        "mmu_notifier_invalidate_range_end" => |_, l, _| Flow::Call(PathId::NotifierEnd, notifier::range(&whole(l))),
+        "return" => |_, _, _| Flow::Return(0),
+    }
+}
+outline! {
     /// 6.1 and later.
     pub(super) MADVISE_COLLAPSE = "madvise_collapse" {
         "mmap_write_lock" => zap::mmap_write_lock,
@@ -84,14 +97,21 @@ fn vma_of(host: &Host, l: &Locals) -> (u64, Vma) {
     (start, *vma)
 }
 
-/// A huge page for a write, zeroed. Its tags are left to `set_pmd_at`: an allocation of this order has no `__GFP_ZEROTAGS`.
+/// A huge page, zeroed, for a write, or where the huge zero folio is not to be used. Its tags are left to `set_pmd_at`: an allocation of this order has no `__GFP_ZEROTAGS`.
 fn vma_alloc_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     l.index = 0;
-    if !l.write {
+    if !l.write && host.thp.use_zero_page {
         return Flow::Next;
     }
     let Some(head) = host.alloc_thp(pmd_address(l.va)) else {
-        return Flow::Tail(PathId::DoAnonymousPage, *l);
+        // VM_FAULT_FALLBACK
+        let wp = host.mm(l.mm).pte(l.va).is_some();
+        let small = if wp {
+            PathId::SplitHugeZeroPagePmd
+        } else {
+            PathId::DoAnonymousPage
+        };
+        return Flow::Tail(small, *l);
     };
     for pfn in folio(head) {
         host.mem.zero_page(pfn);
@@ -104,7 +124,31 @@ fn vma_alloc_folio(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         host.place(l.mm, pmd_address(l.va))
     );
     l.pfn = Some(head);
+    if host.mm(l.mm).pte(l.va).is_some() {
+        // do_huge_zero_wp_pmd: what is there goes first.
+        return Flow::Next;
+    }
     Flow::To("mte_sync_tags")
+}
+
+/// Nothing is mapped in the range for a moment, if it still is the huge zero folio that it shows.
+fn clear_huge_zero_pmd(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    if !host.huge_zero_mapped(l.mm, l.va) {
+        for pfn in folio(l.pfn.expect("allocated")) {
+            host.drop_unmapped_page(pfn);
+        }
+        return Flow::To("mmu_notifier_invalidate_range_end");
+    }
+    for index in 0..HPAGE_PAGES {
+        host.mm_mut(l.mm).clear_pte(place(l, index));
+    }
+    l.index = 0;
+    Flow::Next
+}
+
+fn set_pmd_at_wp(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    set_pmd_at(host, l, io);
+    Flow::Next
 }
 
 /// `mm_get_huge_zero_folio`: allocated once, zeroed. Is its PMD special, nothing looks at its tags any more: they were
@@ -219,7 +263,7 @@ fn hugepage_vma_revalidate(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow 
     let range = l.va.vpn()..l.va.vpn() + HPAGE_PAGES;
     let page = host.mm(l.mm).pte(l.va);
     match page {
-        Some(Pte::Present { pfn, .. }) if host.pmd_mapped(l.mm, l.va, pfn) => {
+        Some(Pte::Present { pfn, .. }) if host.pmd_mapped(l.mm, l.va, pfn, false) => {
             l.va += HPAGE_SIZE;
             Flow::To("hugepage_vma_revalidate")
         }
@@ -377,6 +421,16 @@ fn mmap_write_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 impl Host {
+    /// Does all of the range at an address show the huge zero folio, by a PMD that is?
+    pub(super) fn huge_zero_mapped(&self, mm: crate::ids::MmId, va: Va) -> bool {
+        let Some(head) = self.thp.zero else { return false };
+        let base = pmd_address(va);
+        (0..HPAGE_PAGES).all(|index| {
+            let pte = self.mm(mm).pte(base + index * PAGE_SIZE);
+            matches!(pte, Some(Pte::Present { pfn, .. }) if pfn.0 == head.0 + index)
+        })
+    }
+
     /// The huge zero folio: data zeroed; tags too, where the allocation is asked to and does (knobs `huge_zero` and K16).
     fn alloc_huge_zero_folio(&mut self, at: (crate::ids::MmId, Va)) -> Option<Pfn> {
         let head = self.buddy.alloc_block(HPAGE_PAGES.ilog2())?;

@@ -3,7 +3,8 @@
 //! **Models** `MADV_HWPOISON` (`madvise_inject_error`, then `memory_failure`, mm/memory-failure.c), page by page: the page
 //! is flagged, every mapping of it becomes a hwpoison entry between notifier calls, and whoever touches one gets
 //! `SIGBUS`, KVM on behalf of a guest too. A page of shmem stays in the page cache, flagged (5.16 and later); one of a disk
-//! file leaves it. **Leaves out** early kills, and the difference that a dirty page makes.
+//! file leaves it. A signal at once is for what was written only (`forcekill`).
+//! **Leaves out** early kills, and clean pages of a disk file that could be read again.
 //!
 //! **Keeps**: a poisoned frame goes back to nobody.
 
@@ -68,6 +69,7 @@ fn lock_page(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         return Flow::Blocked;
     }
     host.set_flag(poisoned(l), PageFlags::LOCKED, true);
+    l.write = false;
     Flow::Next
 }
 
@@ -81,9 +83,13 @@ fn rmap_walk(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn try_to_unmap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = poisoned(l);
-    if !matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn: mapped, .. }) if mapped == pfn) {
+    let Some(Pte::Present { pfn: mapped, dirty, .. }) = host.mm(l.mm).pte(l.va) else {
+        return Flow::Next;
+    };
+    if mapped != pfn {
         return Flow::Next;
     }
+    l.write |= dirty;
     host.mm_mut(l.mm).set_pte(l.va, Pte::Hwpoison(pfn));
     host.page_mut(pfn).refcount -= 1;
     if !matches!(host.page(pfn).mapping, PageMapping::File(..)) {
@@ -102,7 +108,9 @@ fn try_to_unmap(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn identify_page_state(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = poisoned(l);
     host.set_flag(pfn, PageFlags::LOCKED, false);
-    if host.policy.hwpoison_signal == HwpoisonSignal::Caller {
+    let file = matches!(host.page(pfn).mapping, PageMapping::File(..));
+    let dirty = l.write || !file && host.has_flag(pfn, PageFlags::DIRTY);
+    if dirty && host.policy.hwpoison_signal == HwpoisonSignal::Caller {
         host.mm_mut(l.other.0).sigbus = true;
     }
     if let PageMapping::File(file, index) = host.page(pfn).mapping {

@@ -359,6 +359,6 @@ impl Host {
             let found = mm.ptes.iter().find(|(_, pte)| stands(pte));
             found.map(|(vpn, _)| (id, Va(vpn * PAGE_SIZE)))
         };
-        (0..).map(MmId).zip(&self.mms).find_map(entries)
+        self.mm_ids().find_map(entries)
     }
 }

@@ -24,6 +24,7 @@ mod notifier;
 mod outline;
 mod pageout;
 mod pte;
+pub(crate) mod ptl;
 mod ptrace;
 mod reclaim;
 mod rmap;
@@ -34,6 +35,7 @@ mod uffd_move;
 mod user_access;
 mod user_mem_abort;
 mod userfault;
+mod vm_setup;
 mod watched;
 mod young;
 mod zap;
@@ -45,8 +47,8 @@ use crate::ids::MmId;
 use crate::madvise::Advice;
 use crate::ops::{MapSpec, Op};
 use crate::policy::{
-    ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, MigrateCopy, Policy, RestoreAt, RestoreFlagged,
-    Sanitise,
+    CapLock, ChangePte, CopyFlag, CopyTagsFlag, FaultSnapshot, HostSync, HugeZeroWrite, MigrateCopy, Policy, RestoreAt,
+    RestoreFlagged, Sanitise,
 };
 use crate::step::{Flow, Locals, Path, PathId, Step};
 
@@ -64,6 +66,11 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::Nothing => &NOTHING,
         PathId::GuestAccess => &guest_access::GUEST_ACCESS,
         PathId::UserAccess => &user_access::USER_ACCESS,
+        PathId::EnableCapMte => match policy.cap_lock {
+            CapLock::Unlocked => &vm_setup::ENABLE_CAP_UNLOCKED,
+            CapLock::KvmLock => &vm_setup::ENABLE_CAP_LOCKED,
+        },
+        PathId::CreateVcpu => &vm_setup::CREATE_VCPU,
         PathId::KvmHandleGuestAbort => &user_mem_abort::KVM_HANDLE_GUEST_ABORT,
         PathId::UserMemAbort => match policy.fault_snapshot {
             FaultSnapshot::SeqAfterUnlock => &user_mem_abort::SEQ_AFTER_UNLOCK,
@@ -98,6 +105,10 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
         PathId::DoHugePmdAnonymousPage => &huge_memory::DO_HUGE_PMD_ANONYMOUS_PAGE,
         PathId::SplitHugeZeroPagePmd => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
+        PathId::WpHugeZeroPmd => match policy.huge_zero_write {
+            HugeZeroWrite::Split => &huge_memory::SPLIT_HUGE_ZERO_PAGE_PMD,
+            HugeZeroWrite::Huge => &huge_memory::DO_HUGE_ZERO_WP_PMD,
+        },
         PathId::MadviseCollapse => &huge_memory::MADVISE_COLLAPSE,
         PathId::SplitHugePage => &split::SPLIT_HUGE_PAGE,
         PathId::DoMovePages => &migrate::DO_MOVE_PAGES,
@@ -121,6 +132,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
             RestoreAt::AfterFree => &swap_in::DO_SWAP_PAGE_FREE_FIRST,
             RestoreAt::BeforeFree | RestoreAt::BeforeFreeOnly => &swap_in::DO_SWAP_PAGE,
         },
+        PathId::MteSyncTagsCompound => &pte::MTE_SYNC_TAGS_COMPOUND,
         PathId::MteSyncTags => match policy.host_sync {
             HostSync::FlagAlways => &mte::SYNC_FLAG_ALWAYS,
             HostSync::FlagFirst | HostSync::RestoreLast => &mte::SYNC_FLAG_FIRST,
@@ -248,6 +260,18 @@ pub(crate) fn entry(op: &Op) -> (PathId, Locals) {
                 ..Locals::default()
             },
         ),
+        Op::EnableCapMte(vm) | Op::CreateVcpu(vm) => {
+            let path = if matches!(op, Op::CreateVcpu(_)) {
+                PathId::CreateVcpu
+            } else {
+                PathId::EnableCapMte
+            };
+            let l = Locals {
+                vm,
+                ..Locals::default()
+            };
+            (path, l)
+        }
         Op::Migrate(mm, va) => (PathId::DoMovePages, range(mm, va.untagged().page(), 1)),
         Op::KsmScan => (PathId::KsmDoScan, Locals::default()),
         Op::UffdCopy { mm, va, .. } => (PathId::UffdioCopy, range(mm, va.untagged().page(), 1)),

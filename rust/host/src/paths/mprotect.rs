@@ -6,13 +6,17 @@
 use tagvisor_arch::{PAGE_SIZE, Va};
 
 use crate::errno::Errno;
+use crate::hugetlb::HPAGE_SIZE;
 use crate::log::{Key, note};
 use crate::mm::{Prot, Pte, VmFlags, Vma};
 use crate::ops::Op;
-use crate::paths::notifier;
+use crate::page::PageFlags;
 use crate::paths::pte::{self, Old};
+use crate::paths::{notifier, ptl};
+use crate::policy::HugeZero;
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
+use crate::thp::pmd_address;
 
 pub(super) static MPROTECT: Path = Path {
     name: "mprotect",
@@ -106,7 +110,7 @@ fn mprotect_fixup(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
 }
 
 /// The next page of the range whose PTE is present; `l.index` counts pages done.
-fn change_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn change_pte_range(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let from = l.va.vpn() + u64::from(l.index);
     let next = host
         .mm(l.mm)
@@ -118,15 +122,22 @@ fn change_pte_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     };
     l.index = u32::try_from(vpn - l.va.vpn()).expect("checked by the caller");
     l.pfn = Some(pfn);
-    if special {
+    let va = Va(vpn * PAGE_SIZE);
+    let huge_zero = host.has_flag(pfn, PageFlags::HUGE_ZERO);
+    if huge_zero && (pmd_address(va) < l.va || pmd_address(va) + HPAGE_SIZE > l.end) {
+        // A part of the PMD: it is split.
+        return Flow::Call(PathId::SplitHugeZeroPagePmd, Locals { va, ..*l });
+    }
+    ptl::lock(host, io, l.mm, va);
+    if special && !(huge_zero && host.policy.huge_zero == HugeZero::Synced) {
         return Flow::Next;
     }
-    let va = Va(vpn * PAGE_SIZE);
     let vma = *host.mm(l.mm).vma(va).expect("mmap_lock is held").1;
     pte::sync_tags(host, &Locals { va, ..*l }, &vma, Old::Present)
 }
 
-fn commit_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn commit_pte(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    ptl::unlock(host, io);
     let va = l.va + u64::from(l.index) * PAGE_SIZE;
     let vma = host.mm(l.mm).vma(va).map(|(_, v)| *v).expect("mmap_lock is held");
     if let Some(Pte::Present {

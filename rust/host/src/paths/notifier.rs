@@ -6,6 +6,8 @@
 //!
 //! **Keeps**: between start and end no fault of the VM installs a mapping.
 
+use tagvisor_arch::PAGE_SIZE;
+
 use crate::ids::VmId;
 use crate::log::{Key, note};
 use crate::state::Host;
@@ -47,12 +49,13 @@ fn unmap_gfn_range(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.stats.notifier_invalidations += 1;
     for va in host.mm(l.mm).touched(l.va, l.end) {
         for gfn in host.vm(vm).gfns_of(va) {
-            if host.stage2_unmap(vm, gfn) {
+            if let Some(size) = host.stage2_unmap(vm, gfn) {
                 note!(
                     host,
                     [Key::page(l.mm, va)],
-                    "ipa {} unmapped from stage 2, TLB invalidated",
-                    gfn.base()
+                    "ipa {} unmapped from stage 2{}, TLB invalidated",
+                    gfn.base(),
+                    if size > PAGE_SIZE { ", with its block" } else { "" }
                 );
             }
         }

@@ -6,11 +6,23 @@
 //!
 //! **Keeps**: a special PTE (the zero page, device memory) never touches tags.
 
+use tagvisor_arch::{PAGE_SIZE, Pfn};
+
+use crate::hugetlb::{HPAGE_PAGES, compound_head};
 use crate::mm::{Prot, VmFlags, Vma};
-use crate::policy::{RestoreUntagged, SyncGuard};
+use crate::paths::outline::outline;
+use crate::policy::{RestoreUntagged, SyncGuard, SyncPages};
 use crate::state::Host;
-use crate::step::{Flow, Locals, PathId};
+use crate::step::{Flow, Io, Locals, PathId};
 use crate::swap::SwpEntry;
+
+outline! {
+    /// Up to 6.7: a PTE of a huge page's first page stands for all of it.
+    pub(super) MTE_SYNC_TAGS_COMPOUND = "mte_sync_tags" {
+        "compound_nr" => next_page,
+        "next page" => |_, _, _| Flow::To("compound_nr"),
+    }
+}
 
 /// The PTE that is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,12 +52,31 @@ pub(super) fn sync_tags(host: &Host, l: &Locals, vma: &Vma, old: Old) -> Flow {
         Old::Swap(entry) => Some(entry),
         _ => None,
     };
+    let compound = host.policy.sync_pages == SyncPages::Compound;
+    let first = l.pfn.is_some_and(|pfn| host.is_thp(pfn) && compound_head(pfn) == pfn);
+    let path = if compound && first {
+        PathId::MteSyncTagsCompound
+    } else {
+        PathId::MteSyncTags
+    };
     Flow::Call(
-        PathId::MteSyncTags,
+        path,
         Locals {
             entry,
             untagged_pte: !tagged,
+            index: 0,
             ..*l
         },
     )
+}
+
+/// The next page of the huge page, as if it were mapped behind the one before.
+fn next_page(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+    let index = u64::from(l.index);
+    if index == HPAGE_PAGES {
+        return Flow::Return(0);
+    }
+    l.index += 1;
+    let (va, pfn) = (l.va + index * PAGE_SIZE, l.pfn.map(|head| Pfn(head.0 + index)));
+    Flow::Call(PathId::MteSyncTags, Locals { va, pfn, ..*l })
 }

@@ -16,8 +16,8 @@ fn maps(mm: &Mm, va: Va, pfn: Pfn) -> bool {
 }
 
 impl Host {
-    fn mm_ids(&self) -> impl Iterator<Item = (MmId, &Mm)> {
-        (0..).map(MmId).zip(&self.mms)
+    pub(crate) fn mm_ids(&self) -> impl Iterator<Item = (MmId, &Mm)> {
+        (0..).map(MmId).zip(self.mms.iter().map(|mm| &**mm))
     }
 
     /// Where VMAs show a page of a file.
@@ -72,6 +72,6 @@ impl Host {
     /// Is the file mapped by anybody?
     pub(crate) fn is_mapped(&self, file: FileId) -> bool {
         let shows = |mm: &Mm| mm.vmas.values().any(|v| v.backing == Backing::File(file));
-        self.mms.iter().any(shows)
+        self.mms.iter().map(|mm| &**mm).any(shows)
     }
 }

@@ -149,6 +149,17 @@ fn split_tails(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
         };
         host.set_flag(pfn, PageFlags::OF_TAGS, false);
         host.set_flag(pfn, flags, true);
+        let tagged = flags.contains(PageFlags::MTE_TAGGED);
+        if own.contains(PageFlags::MTE_TAGGED) != tagged {
+            note!(
+                host,
+                [Key::Frame(pfn)],
+                "pfn {:#x} is split off pfn {:#x}, and PG_mte_tagged is {}",
+                pfn.0,
+                head.0,
+                if tagged { "set with it" } else { "cleared with it" }
+            );
+        }
     }
     note!(
         host,

@@ -3,7 +3,7 @@
 //! **Models** `do_swap_page` (mm/memory.c); K7 decides on which side of `swap_free` the tags are restored, each a table of
 //! the same steps. **Leaves out** read-ahead, I/O errors and large folios.
 //!
-//! **Keeps**: the page is locked from the moment it is found until its PTE is written and its slot has been let go of.
+//! **Keeps**: the PTE is locked from `pte_same` to the end; the page is locked from the moment it is found until its PTE is written and its slot has been let go of.
 
 use crate::errno::Errno;
 use crate::log::{Key, note};
@@ -11,6 +11,7 @@ use crate::mm::{Prot, Pte, VmFlags};
 use crate::page::{PageFlags, PageMapping};
 use crate::paths::fault;
 use crate::paths::pte::{self, Old};
+use crate::paths::ptl;
 use crate::policy::{RestoreAt, SwapBypass, SwapInWrite};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, Path, PathId, Step};
@@ -212,9 +213,10 @@ fn ksm_might_need_to_copy(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 }
 
 /// Another thread may have mapped the page meanwhile.
-fn pte_same(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+fn pte_same(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let (pfn, entry) = (l.pfn.expect("found"), l.entry.expect("called for a swap PTE"));
     if host.mm(l.mm).pte(l.va) == Some(Pte::Swap(entry)) {
+        ptl::lock(host, io, l.mm, l.va);
         return Flow::Next;
     }
     host.set_flag(pfn, PageFlags::LOCKED, false);
@@ -310,7 +312,9 @@ fn swapcache_clear(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     }
 }
 
-fn folio_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
+/// `pte_unmap_unlock` too.
+fn folio_unlock(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
+    ptl::unlock(host, io);
     host.set_flag(l.pfn.expect("found"), PageFlags::LOCKED, false);
     let Some(cached) = l.from else { return Flow::Return(0) };
     host.set_flag(cached, PageFlags::LOCKED, false);

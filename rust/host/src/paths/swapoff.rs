@@ -83,7 +83,11 @@ fn shmem_unuse(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             Cached::Swap(_) | Cached::Page(_) => None,
         })
     };
-    let Some((file, file_page, entry)) = (0..).map(FileId).zip(&host.files).find_map(swapped) else {
+    let Some((file, file_page, entry)) = (0..)
+        .map(FileId)
+        .zip(host.files.iter().map(|file| &**file))
+        .find_map(swapped)
+    else {
         return Flow::To("try_to_unuse");
     };
     let swap_in = Locals {
@@ -102,7 +106,7 @@ fn try_to_unuse(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
             .find(|(_, pte)| matches!(pte, Pte::Swap(entry) if entry.device == device(io)))
             .map(|(vpn, _)| (i as u32, *vpn))
     };
-    let Some((mm, vpn)) = host.mms.iter().enumerate().find_map(swapped) else {
+    let Some((mm, vpn)) = host.mms.iter().map(|mm| &**mm).enumerate().find_map(swapped) else {
         return Flow::To("folio_free_swap");
     };
     if !host.mms[mm as usize].mmap_lock.try_read() {

@@ -7,7 +7,8 @@
 //!
 //! **Keeps**: whatever clears an access flag drops the vCPUs' TLB entries for it.
 
-use tagvisor_arch::{Pfn, Va, desc};
+use tagvisor_arch::desc::S2Attrs;
+use tagvisor_arch::{Pfn, Va};
 
 use crate::ids::{MmId, VmId};
 use crate::state::Host;
@@ -38,16 +39,17 @@ impl Host {
 
     /// `kvm_pgtable_stage2_test_clear_young`; the next access must walk again, so that it shows.
     fn kvm_age_gfn(&mut self, vm: VmId, ipa: tagvisor_arch::Ipa) -> bool {
-        let Some((desc_pa, pa, attrs)) = self.stage2_leaf(vm, ipa) else {
+        let Some(leaf) = self.stage2_leaf(vm, ipa) else {
             return false;
         };
-        if attrs.af {
-            let old = desc::S2Attrs { af: false, ..attrs };
-            self.mem.write_u64(desc_pa, desc::leaf_desc(3, pa.pfn().base(), old));
+        if leaf.attrs.af {
+            let old = S2Attrs {
+                af: false,
+                ..leaf.attrs
+            };
+            self.mem.write_u64(leaf.desc_pa, leaf.desc_with(old));
         }
-        for vcpu in &mut self.vm_mut(vm).vcpus {
-            vcpu.tlb.invalidate(ipa.gfn().0);
-        }
-        attrs.af
+        self.tlb_invalidate(vm, ipa, leaf.size);
+        leaf.attrs.af
     }
 }

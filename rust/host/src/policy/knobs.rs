@@ -1,8 +1,7 @@
 //! The knobs: one enum per decision, each with its kernel function, its values and where that is known from.
 //!
 //! **Models** the rows of the policy matrix that some step of this crate asks. **Leaves out** rows with nothing to decide
-//! here: K2's merged side is the only one kernels took, and K29 (capability against vCPU creation), which are listed with
-//! the others in [`super`].
+//! here, which are listed in [`super`].
 //!
 //! **Keeps**: names and documentation of a knob stand beside its values, so lists, errors and reports cannot drift.
 
@@ -244,13 +243,23 @@ knobs! {
         /// The same, but the shared zero page is left alone (7.2; seen in 7.3).
         LockSkipZero = "lock-skip-zero",
     }
-    /// Whether a stage-2 permission fault sanitises too.
+    /// Whether a stage-2 permission fault sanitises too. Not doing so overlooks the fault that maps a block where a page was
+    /// (logging over, the VMM has a huge page): nobody has looked at the tags of the other 511.
     "K19" sanitise_permission: SanitisePermission, "sanitise on a permission fault",
     "arch/arm64/kvm/mmu.c (user_mem_abort), v10 to 7.3" {
-        /// No: the page was sanitised when it was mapped (every version).
+        /// No: the page was sanitised when it was mapped (every version; the leak seen on 6.1.192, 6.12.107, 7.3.4).
         No = "no",
         /// Yes: counterfactual.
         Yes = "yes",
+    }
+    /// How much of a page of hugetlb, whose head's flag speaks for all of it, `sanitise_mte_tags` clears when KVM maps one
+    /// page of it (writes are logged, or addresses are not aligned alike).
+    "sanitise_size" sanitise_size: SanitiseSize, "sanitised of a huge page mapped by pages",
+    "arch/arm64/kvm/mmu.c (sanitise_mte_tags), v6.13; the leak recorded on 7.3.4" {
+        /// What is mapped (6.13 and later): the rest passes for initialised.
+        Mapped = "mapped",
+        /// All that the flag speaks for: counterfactual.
+        Folio = "folio",
     }
     /// What KVM's `change_pte` notifier (`kvm_set_spte_gfn`) does with the page that KSM or copy-on-write put in place of
     /// a mapped one.
@@ -276,7 +285,7 @@ knobs! {
     /// What becomes of memory without tag storage (`ZONE_DEVICE`, device pfns, offline pfns) behind an MTE VM.
     "K22" untaggable: Untaggable, "untaggable memory",
     "arch/arm64/kvm/mmu.c (kvm_is_device_pfn, sanitise_mte_tags, kvm_vma_mte_allowed); series v10, v11, v5.14, \
-     d89585fbb308 (v6.2), v6.17" {
+     d89585fbb308 (v6.2), v6.17; mails 20241028094014.2596619-1, 20250110110023.2963795-1" {
         /// Any pfn with a `struct page` is mapped Normal Write-Back and flagged (v10 series).
         Cacheable = "cacheable",
         /// Memory without `struct page` is mapped Device, anything else offline is -EFAULT (v11 to v17).
@@ -286,6 +295,9 @@ knobs! {
         /// A VMA without `VM_MTE_ALLOWED` is refused, but at fault time `!pfn_is_map_memory` is mapped Device first
         /// (6.2 to 6.16).
         DeviceElseRefuse = "device-else-refuse",
+        /// As `device-else-refuse`; but a VM with `KVM_CAP_ARM_MTE_PERM` has the refused memory mapped `NoTagAccess`
+        /// (`FEAT_MTE_PERM`), and an access to its tags exits (proposed for 6.14, never merged).
+        NoTagAccess = "no-tag-access",
         /// A VMA without `VM_MTE_ALLOWED` is refused; only device memory without `struct page` is mapped Device
         /// (6.17 and later, as seen in 7.3).
         Refuse = "refuse",
@@ -356,6 +368,15 @@ knobs! {
         /// -EFAULT (6.12 and later).
         Fault = "fault",
     }
+    /// Whether `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE)` holds `kvm->lock` between its check that no vCPU exists and the flag. A
+    /// vCPU made in between has no `HCR_EL2.ATA` in a VM whose ID registers tell of MTE.
+    "K29" cap_lock: CapLock, "MTE capability against vCPU creation",
+    "arch/arm64/kvm/arm.c (kvm_vm_ioctl_enable_cap); mail 20210729160036.20433-1, v5.14" {
+        /// No (the series, 5.14 before its release).
+        Unlocked = "unlocked",
+        /// Yes (5.14 and later).
+        KvmLock = "kvm-lock",
+    }
     /// What a `guest_memfd` slot of an MTE VM is.
     "K30" guest_memfd: GuestMemfd, "guest_memfd behind an MTE VM",
     "arch/arm64/kvm/mmu.c (gmem_abort); v6.18, 679d7201c1f0 (v7.2)" {
@@ -401,6 +422,26 @@ knobs! {
         Exclusive = "exclusive",
         /// Read lock: faults of one VM run in parallel (6.2 and later).
         Read = "read",
+    }
+    /// Whether a VMM can have blocks split as soon as a slot logs writes (`KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE`); without
+    /// it a block is broken by the first write fault in it.
+    "eager_split" eager_split: EagerSplit, "eager split of blocks",
+    "arch/arm64/kvm/mmu.c (kvm_mmu_split_huge_pages); 2f440b72e852 (v6.5)" {
+        /// No (up to 6.4).
+        Absent = "absent",
+        /// Yes, off until asked for (6.5 and later).
+        Present = "present",
+    }
+    /// Which failed stage-2 faults tell the VMM where: `KVM_EXIT_MEMORY_FAULT` beside the error of `KVM_RUN`
+    /// (`kvm_prepare_memory_fault_exit`, generic since 6.8).
+    "memory_fault_exit" memory_fault_exit: MemoryFaultExit, "KVM_EXIT_MEMORY_FAULT",
+    "arch/arm64/kvm/mmu.c (gmem_abort, v6.18); mail 20240809205158.1340255-4; none recorded of user_mem_abort up to 7.3.4" {
+        /// None (up to 6.17).
+        None = "none",
+        /// Those of `guest_memfd` memory (6.18 and later).
+        Gmem = "gmem",
+        /// Those of any memory (proposed in August 2024, not merged).
+        All = "all",
     }
     /// Whether the kernel has `KVM_CAP_ARM_MTE`.
     "cap_arm_mte" cap_arm_mte: CapArmMte, "KVM_CAP_ARM_MTE",
@@ -504,6 +545,22 @@ knobs! {
         /// The allocation (6.18).
         Alloc = "alloc",
     }
+    /// What a write to what shows the huge zero folio gets.
+    "huge_zero_write" huge_zero_write: HugeZeroWrite, "write to the huge zero folio",
+    "mm/huge_memory.c (do_huge_pmd_wp_page, do_huge_zero_wp_pmd); v6.13; recorded on 6.1.192, 6.12.117, 7.3.4" {
+        /// A small page; the others of the range show the zero page (up to 6.12).
+        Split = "split",
+        /// A huge page (6.13 and later).
+        Huge = "huge",
+    }
+    /// How many pages `mte_sync_tags` looks at when the PTE shows the first page of a huge page.
+    "sync_pages" sync_pages: SyncPages, "pages that a PTE's sync covers",
+    "arch/arm64/kernel/mte.c (mte_sync_tags); recorded on 6.1.192, 6.12.117, 7.3.4; batched in v6.8" {
+        /// All of the huge page (`compound_nr`, up to 6.7).
+        Compound = "compound",
+        /// Those that are mapped (6.8 and later).
+        Mapped = "mapped",
+    }
     /// Which tag flags the tails of a huge page have after a split (`__split_huge_page_tail`).
     "split_flags" split_flags: SplitFlags, "tag flags after a split",
     "mm/huge_memory.c, PG_arch_2 since v5.10, PG_arch_3 since v6.2" {
@@ -538,6 +595,14 @@ knobs! {
         Last = "last",
         /// First (6.11 and later).
         First = "first",
+    }
+    /// Whose flags `/proc/kpageflags` shows of a page in a transparent huge page.
+    "kpageflags" kpageflags: Kpageflags, "kpageflags of a huge page's tail",
+    "fs/proc/page.c (stable_page_flags); recorded on 6.1.192, 6.12.107, 7.3.4" {
+        /// The page's own (seen in 6.1).
+        Page = "page",
+        /// The head's (seen in 6.12 and 7.3).
+        Folio = "folio",
     }
     /// When an asynchronous tag check fault of a process becomes `SEGV_MTEAERR`.
     "async_report" async_report: AsyncReport, "SEGV_MTEAERR delivered",

@@ -3,7 +3,7 @@
 //! **Models** the policy matrix. A [`Policy`] is a plain value with one enum per row ([`knobs`]); a path asks the field at
 //! the decision, once, and never compares version numbers. [`profiles`] tells which kernel took which value.
 //! **Leaves out** K8 as a knob of its own (K7 says on which side of `swap_free` tags are restored, and answers to both
-//! names) and K29 (a VM's capability and its vCPUs are set up by one thread).
+//! names).
 //!
 //! **Keeps**: a knob's names and documentation stand beside its values, so lists, errors and reports cannot drift.
 

@@ -7,12 +7,13 @@
 //! `linux-X.Y.0` (or `linux-6.6.0`, ...), from which the next version goes on.
 
 use super::knobs::{
-    AsyncReport, CapArmMte, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
-    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, CoreDumpTags, FaultLock, FaultSnapshot, GuestMemfd, HostSync,
-    HugeZero, HugetlbMte, HwpoisonSignal, KsmMergeTagged, MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier,
-    RestoreAt, RestoreFlagged, RestoreProtNone, RestoreUntagged, Sanitise, SanitisePermission, SaveFailure, SavedTags,
-    SharedBacking, SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard,
-    ThpSwap, ThpZeroSubpage, UffdioMove, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
+    AsyncReport, CapArmMte, CapLock, ChangePte, CheckedAt, CopyFlag, CopyTagsFlag, CopyTagsLength, CopyTagsLogging,
+    CopyTagsOffline, CopyTagsUnflagged, CopyToFlagged, CoreDumpTags, EagerSplit, FaultLock, FaultSnapshot, GuestMemfd,
+    HostSync, HugeZero, HugeZeroWrite, HugetlbMte, HwpoisonSignal, Kpageflags, KsmMergeTagged, MemoryFaultExit,
+    MigrateCopy, MteOffTrap, PageoutReferences, PteBarrier, RestoreAt, RestoreFlagged, RestoreProtNone,
+    RestoreUntagged, Sanitise, SanitisePermission, SanitiseSize, SaveFailure, SavedTags, SharedBacking,
+    SoftOfflineReserved, SplitFlags, StaleEntry, SwapBypass, SwapInWrite, SwapPriority, SyncGuard, SyncPages, ThpSwap,
+    ThpZeroSubpage, UffdioMove, Untaggable, ZeroPage, ZeroTags, Zeromap, ZswapLarge, ZswapLoad,
 };
 use super::{Policy, Profile};
 
@@ -53,6 +54,7 @@ profiles! {
         ksm_merge_tagged: KsmMergeTagged::Never,
         sanitise: Sanitise::TestAndSet,
         sanitise_permission: SanitisePermission::No,
+        sanitise_size: SanitiseSize::Mapped,
         change_pte: ChangePte::Map,
         shared_backing: SharedBacking::Allowed,
         untaggable: Untaggable::Cacheable,
@@ -67,7 +69,10 @@ profiles! {
         hugetlb_mte: HugetlbMte::Accidental,
         thp_zero_subpage: ThpZeroSubpage::Kept,
         fault_lock: FaultLock::Exclusive,
+        eager_split: EagerSplit::Absent,
+        memory_fault_exit: MemoryFaultExit::None,
         cap_arm_mte: CapArmMte::Present,
+        cap_lock: CapLock::Unlocked,
         copy_tags_length: CopyTagsLength::Unchecked,
         swap_in_write: SwapInWrite::WriteFault,
         swap_bypass: SwapBypass::Bare,
@@ -79,10 +84,13 @@ profiles! {
         zswap_large: ZswapLarge::Rejected,
         migrate_copy: MigrateCopy::Last,
         huge_zero: HugeZero::Synced,
+        sync_pages: SyncPages::Compound,
+        huge_zero_write: HugeZeroWrite::Split,
         hwpoison_signal: HwpoisonSignal::None,
         soft_offline_reserved: SoftOfflineReserved::Eio,
         split_flags: SplitFlags::Head,
         pageout_references: PageoutReferences::Checked,
+        kpageflags: Kpageflags::Page,
         async_report: AsyncReport::Access,
     }
     "v11-series" v11_series from v10_series, "v11: offline memory is -EFAULT at the fault" {
@@ -125,6 +133,7 @@ profiles! {
         cap_arm_mte: CapArmMte::Absent,
     }
     "linux-5.14" linux_5_14 from v17_series, "first merged version: offline and VM_SHARED memory refused, no tag lock" {
+        cap_lock: CapLock::KvmLock,
         untaggable: Untaggable::Device,
         copy_tags_flag: CopyTagsFlag::AfterCopy,
         zero_tags: ZeroTags::Alloc,
@@ -199,8 +208,9 @@ profiles! {
         host_sync: HostSync::Lock,
         copy_tags_length: CopyTagsLength::IntMax,
     }
-    "linux-6.5" linux_6_5 from linux_6_4, "do_swap_page restores tags before swap_free" {
+    "linux-6.5" linux_6_5 from linux_6_4, "do_swap_page restores tags before swap_free; blocks can be split eagerly" {
         restore_at: RestoreAt::BeforeFree,
+        eager_split: EagerSplit::Present,
     }
     "linux-6.6.0" linux_6_6_0 from linux_6_5, "6.6 as released: set_pte_at no longer restores tags" {
         restore_at: RestoreAt::BeforeFreeOnly,
@@ -212,6 +222,7 @@ profiles! {
         swap_bypass: SwapBypass::Prepare,
     }
     "linux-6.8" linux_6_8 from linux_6_6_0, "batched mte_sync_tags; a swap-in that bypasses the swap cache holds its slot" {
+        sync_pages: SyncPages::Mapped,
         uffdio_move: UffdioMove::Present,
         swap_bypass: SwapBypass::Prepare,
     }
@@ -226,6 +237,7 @@ profiles! {
         swap_in_write: SwapInWrite::Vma,
         zeromap: Zeromap::Bit,
         async_report: AsyncReport::KernelEntry,
+        kpageflags: Kpageflags::Folio,
         copy_tags_logging: CopyTagsLogging::Busy,
         copy_tags_offline: CopyTagsOffline::Fault,
         thp_zero_subpage: ThpZeroSubpage::DataOnly,
@@ -240,13 +252,18 @@ profiles! {
     }
     "linux-6.13" linux_6_13 from linux_6_12_0, "PROT_MTE on hugetlb" {
         hugetlb_mte: HugetlbMte::Supported,
+        huge_zero_write: HugeZeroWrite::Huge,
         zswap_large: ZswapLarge::Stored,
+    }
+    "mte-perm-series" mte_perm_series from linux_6_13, "never merged: NoTagAccess instead of refusal, v2 of January 2025" {
+        untaggable: Untaggable::NoTagAccess,
     }
     "linux-6.18" linux_6_18 from linux_6_13, "guest_memfd (not sanitised); zero page not flagged; device memory by VMA" {
         zero_page: ZeroPage::Unflagged,
         copy_to_flagged: CopyToFlagged::Overwrite,
         untaggable: Untaggable::Refuse,
         guest_memfd: GuestMemfd::Unsanitised,
+        memory_fault_exit: MemoryFaultExit::Gmem,
         huge_zero: HugeZero::Alloc,
         thp_zero_subpage: ThpZeroSubpage::DataAndTags,
     }

@@ -1,5 +1,6 @@
 //! The host as its users see it: whole operations, judged by the ledger and by what recorded kernels answered.
 
+mod blocks;
 mod common;
 mod core_dump;
 mod disk_file;
@@ -9,8 +10,11 @@ mod hugetlb;
 mod ksm;
 mod kvm;
 mod memory;
+mod memory_fault;
 mod migrate;
+mod no_tag_access;
 mod random;
+mod random_mm;
 mod registers;
 mod save_failure;
 mod swap_devices;

@@ -85,7 +85,7 @@ fn huge(profile: &str, knobs: &[(&str, &str)], swap_kind: SwapKind) -> (Machine,
         ..config(policy(profile, knobs))
     };
     let mut m = Machine::new(&config).unwrap();
-    m.set_transparent_hugepage(true);
+    m.set_transparent_hugepage(true, false);
     let mm = m.create_process("p");
     let prot = RW | Prot::MTE;
     let a = m.mmap(mm, MapSpec { prot, ..anon(512) }, None).unwrap();

@@ -19,7 +19,7 @@ fn big(kernel: &str, knobs: &[(&str, &str)]) -> Config {
 /// A process with a range that a fault fills with a huge page.
 fn machine(config: &Config, prot: Prot) -> (Machine, MmId, Va) {
     let mut m = Machine::new(config).unwrap();
-    m.set_transparent_hugepage(true);
+    m.set_transparent_hugepage(true, true);
     let mm = m.create_process("p");
     let a = m.mmap(mm, MapSpec { prot, ..anon(HPAGE) }, None).unwrap();
     m.madvise(mm, a, HPAGE, Advice::Hugepage).unwrap();
@@ -211,7 +211,7 @@ fn the_huge_zero_folios_tags_are_initialised_or_a_stale_tag_is_seen() {
 /// A guest on one huge page; the slot begins there, or one page later.
 fn guest_on_huge_page(kernel: &str, knobs: &[(&str, &str)], offset: u64) -> crate::common::Guest {
     let mut g = guest(&big(kernel, knobs), 2 * HPAGE);
-    g.machine.set_transparent_hugepage(true);
+    g.machine.set_transparent_hugepage(true, true);
     let before = g.machine.create_process("before");
     let theirs = g
         .machine
@@ -238,12 +238,21 @@ fn guest_on_huge_page(kernel: &str, knobs: &[(&str, &str)], offset: u64) -> crat
 #[test]
 fn a_guests_first_touch_sanitises_what_a_block_would_map() {
     for (offset, all) in [(0, true), (1, false)] {
-        let mut g = guest_on_huge_page("linux-6.12", &[], offset);
+        let mut g = guest_on_huge_page("linux-6.12", &[("kpageflags", "page")], offset);
         let touched = 9;
         g.stg(IPA + (1 << 28) + (touched - offset) * PAGE_SIZE, 5).unwrap();
         assert!(g.machine.pagemap(g.vmm, g.page(touched)).mte_tagged);
         assert_eq!(g.machine.pagemap(g.vmm, g.page(300)).mte_tagged, all);
         silent(&mut g.machine);
+    }
+}
+
+#[test]
+fn kpageflags_of_a_tail_are_the_heads_in_later_kernels() {
+    for (kernel, own) in [("linux-6.1", true), ("linux-6.12", false), ("linux-7.3", false)] {
+        let mut g = guest_on_huge_page(kernel, &[], 1);
+        g.stg(IPA + (1 << 28) + 8 * PAGE_SIZE, 5).unwrap();
+        assert_eq!(g.machine.pagemap(g.vmm, g.page(9)).mte_tagged, own, "{kernel}");
     }
 }
 

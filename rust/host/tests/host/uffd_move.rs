@@ -136,7 +136,7 @@ fn a_page_of_a_huge_page_moves_alone() {
         ..config(policy("linux-6.12", &[]))
     })
     .unwrap();
-    m.set_transparent_hugepage(true);
+    m.set_transparent_hugepage(true, false);
     let mm = m.create_process("p");
     let a = m.mmap(mm, MapSpec { prot: MTE, ..anon(512) }, None).unwrap();
     m.madvise(mm, a, 512, Advice::Hugepage).unwrap();

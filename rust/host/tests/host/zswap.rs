@@ -158,7 +158,7 @@ fn large_folios_go_to_zswap_where_it_takes_them() {
             ..config(policy(profile, &[]))
         };
         let mut m = Machine::new(&config).unwrap();
-        m.set_transparent_hugepage(true);
+        m.set_transparent_hugepage(true, false);
         let mm = m.create_process("p");
         let prot = RW | Prot::MTE;
         let a = m.mmap(mm, MapSpec { prot, ..anon(512) }, None).unwrap();

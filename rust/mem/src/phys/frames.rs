@@ -16,7 +16,7 @@ pub(super) struct Frame {
     pub(super) pfn: Pfn,
     /// Index of the region it lies in.
     pub(super) region: u32,
-    /// Whether the table walker keeps words of it (see `descriptors`).
+    /// Whether the table walker keeps words of it (see `descriptors`), or somebody watches (see `content`).
     pub(super) walked: bool,
 }
 

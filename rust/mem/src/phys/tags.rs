@@ -186,6 +186,7 @@ impl PhysMem {
             None if more_than_zeros() => self.touch(pfn),
             None => return None,
         };
+        self.changed.note(frame);
         Some(&mut self.tags[frame as usize])
     }
 

@@ -211,7 +211,7 @@ fn clones_of_clones_share_pages_until_one_writes() {
 }
 
 #[test]
-fn encoding_depends_on_content_and_not_on_history() {
+fn content_depends_on_what_is_there_and_not_on_history() {
     let (first, second) = (RAM.pfn(), RAM.pfn() + 1);
     let (mut short, mut long) = (memory(), memory());
     short.write_u64(RAM, 1);
@@ -221,31 +221,42 @@ fn encoding_depends_on_content_and_not_on_history() {
     long.write_u64(second.base(), 0);
     long.write_u64(RAM, 1);
 
-    let bytes = |memory: &PhysMem| {
-        let mut out = Vec::new();
-        memory.encode(&[first, second], &mut out);
-        out
-    };
-
-    assert_eq!(bytes(&short), bytes(&long));
-    // One uniform tag and a count a page, and the one word that is not zero with its index.
-    assert_eq!(bytes(&short).len(), 2 * (1 + 2) + (2 + 8));
+    for pfn in [first, second] {
+        assert_eq!(short.content(pfn), long.content(pfn));
+    }
+    assert_eq!(long.content(second), None);
+    long.set_tag(RAM, SEVEN);
+    assert_ne!(short.content(first), long.content(first));
 }
 
 #[test]
-fn encoding_tells_data_and_tags_apart() {
-    let encode = |prepare: fn(&mut PhysMem)| {
-        let (mut memory, mut out) = (memory(), Vec::new());
-        prepare(&mut memory);
-        memory.encode(&[RAM.pfn()], &mut out);
-        out
+fn a_watched_memory_tells_every_change_and_can_be_put_back() {
+    let mut memory = memory();
+    memory.write_u64(RAM, 1);
+    memory.watch();
+    let changes = |memory: &mut PhysMem| {
+        let mut told = Vec::new();
+        memory.take_changed(|pfn| told.push(pfn));
+        told
     };
+    let [a, b, c] = [0, 1, 2].map(|page| RAM.pfn() + page);
+    assert_eq!(changes(&mut memory), [a]);
+    let before = memory.content(a);
 
-    let tagged = encode(|memory| memory.set_tag(RAM, SEVEN));
-    let written = encode(|memory| memory.write_u64(RAM, 7));
+    memory.write_u64(a.base() + 4088, 7);
+    memory.set_tag(b.base(), SEVEN);
+    memory.copy_page(a, c);
+    assert_eq!(changes(&mut memory), [a, b, c]);
+    memory.zero_page(a);
+    memory.fill_tags(c.base(), 32, SEVEN);
+    assert_eq!(changes(&mut memory), [a, c]);
 
-    assert_ne!(tagged, written);
-    assert_ne!(tagged, encode(|_| ()));
+    memory.set_content(a, before.as_ref());
+    memory.set_content(b, None);
+    assert_eq!(changes(&mut memory), []);
+    assert_eq!(memory.content(a), before);
+    assert_eq!(memory.read_u64(RAM), 1);
+    assert_eq!((memory.tag(b.base()), memory.read_u64(a.base() + 4088)), (Tag::ZERO, 0));
 }
 
 #[test]

@@ -47,6 +47,24 @@ impl Machine {
         })
     }
 
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_MTE_PERM)`, as proposed.
+    fn enable_cap_arm_mte_perm(&self, py: Python<'_>, vm: u32) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine
+                .enable_cap_arm_mte_perm(VmId(vm))
+                .map_err(Refusal::of("ioctl(KVM_ENABLE_CAP, KVM_CAP_ARM_MTE_PERM)"))
+        })
+    }
+
+    /// `KVM_ENABLE_CAP(KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)`.
+    fn enable_cap_eager_split(&self, py: Python<'_>, vm: u32, chunk: u64) -> PyResult<()> {
+        self.with(py, |machine| {
+            machine
+                .enable_cap_eager_split(VmId(vm), chunk)
+                .map_err(Refusal::of("ioctl(KVM_ENABLE_CAP, KVM_CAP_ARM_EAGER_SPLIT_CHUNK_SIZE)"))
+        })
+    }
+
     /// `KVM_CREATE_VCPU`; its index in the VM.
     fn create_vcpu(&self, py: Python<'_>, vm: u32) -> PyResult<u32> {
         self.with(py, |machine| {

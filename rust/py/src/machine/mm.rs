@@ -123,10 +123,10 @@ impl Machine {
         })
     }
 
-    /// `/sys/kernel/mm/transparent_hugepage/enabled`: 'madvise', or 'never'.
-    fn set_transparent_hugepage(&self, py: Python<'_>, madvise: bool) -> PyResult<()> {
+    /// `/sys/kernel/mm/transparent_hugepage/`: is `enabled` 'madvise', and `use_zero_page` 1?
+    fn set_transparent_hugepage(&self, py: Python<'_>, madvise: bool, use_zero_page: bool) -> PyResult<()> {
         self.with(py, |machine| {
-            machine.set_transparent_hugepage(madvise);
+            machine.set_transparent_hugepage(madvise, use_zero_page);
             Ok(())
         })
     }

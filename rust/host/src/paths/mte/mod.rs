@@ -16,7 +16,7 @@ use crate::hugetlb::{HPAGE_PAGES, HPAGE_SIZE};
 use crate::ids::MmId;
 use crate::log::{Key, note};
 use crate::page::PageFlags;
-use crate::policy::{HugetlbMte, RestoreAt, SaveFailure, SavedTags, StaleEntry};
+use crate::policy::{RestoreAt, SaveFailure, SavedTags, StaleEntry};
 use crate::state::Host;
 use crate::step::{Flow, Io, Locals, PathId};
 use crate::swap::SwpEntry;
@@ -190,8 +190,8 @@ fn sanitise_under_tag_sync_lock(host: &mut Host, l: &mut Locals, io: &mut Io) ->
 fn mte_clear_page_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn = page_of(l);
     let flags = host.tag_flags_of(pfn);
-    if host.has_flag(pfn, PageFlags::HUGETLB) && host.policy.hugetlb_mte == HugetlbMte::Supported && !l.logging {
-        // The folio's flag speaks for all of it, so all of it is cleared: as much as the PMD, or the block, maps.
+    if host.tags_by_head(pfn) && !l.only_page {
+        // The folio's flag speaks for all of it, and as much is cleared as the PMD, or the block, maps.
         for index in 0..HPAGE_PAGES {
             let va = Va(l.va.0 / HPAGE_SIZE * HPAGE_SIZE + index * PAGE_SIZE);
             host.clear_page_tags(Pfn(flags.0 + index), (l.mm, va));
