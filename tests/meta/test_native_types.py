@@ -74,11 +74,15 @@ def test_guests_and_verdicts(machine: _native.Machine) -> None:
 
 def test_exploring(machine: _native.Machine) -> None:
     op = _native.Op.evict(machine, 0, machine.mmap(0, 1, "anon", False, "rw", None))  # noqa: FBT003
-    states, transitions, complete, violation, deadlock = _native.explore(
-        machine, [("kswapd", [op])], ["P1"], 100
+    states, transitions, complete, size, values, violation, deadlock = _native.explore(
+        machine,
+        [("kswapd", [op], False)],
+        ["P1"],
+        100,
+        True,  # noqa: FBT003 - symmetry
     )
 
-    assert {type(states), type(transitions)} == {int}
+    assert {type(states), type(transitions), type(size), type(values)} == {int}
     assert complete is True
     assert (violation, deadlock) == (None, None)
 

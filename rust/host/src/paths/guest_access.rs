@@ -97,6 +97,7 @@ fn kvm_handle_exit(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
         0 => {
             // The instruction begins anew, and what the fault left behind means nothing to it.
             *l = Locals {
+                vm: l.vm,
                 vcpu: l.vcpu,
                 ..Locals::default()
             };

@@ -182,5 +182,8 @@ fn move_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 
 fn mmap_read_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     host.mm_mut(l.mm).mmap_lock.read_unlock();
-    Flow::Return(0_i64.wrapping_sub_unsigned(l.seq))
+    match l.seq {
+        0 => Flow::Return(0),
+        errno => Flow::Return(-errno.cast_signed()),
+    }
 }
