@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from tagvisor import _check
 from tagvisor.bugs import (
     copy_tags,
+    elsewhere,
     found as newly_found,
     host_flag,
     host_swap,
@@ -57,6 +58,7 @@ CATALOGUE: tuple[Bug, ...] = tuple(
         (
             *kvm.ROWS,
             *copy_tags.ROWS,
+            *elsewhere.ROWS,
             *host_flag.ROWS,
             *host_swap.ROWS,
             *metadata.ROWS,

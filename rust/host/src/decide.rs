@@ -68,6 +68,7 @@ const fn is_event(path: PathId) -> bool {
             | PathId::MadviseDontneed
             | PathId::MadviseFree
             | PathId::MadvisePageout
+            | PathId::MadviseWillneed
             | PathId::MadviseRemove
             | PathId::MadvisePopulate
             | PathId::MadviseCollapse

@@ -95,7 +95,7 @@ impl Machine {
                 }
                 Advice::Hugepage => self.host.hugepage_madvise(mm, start, count, true),
                 Advice::Nohugepage => self.host.hugepage_madvise(mm, start, count, false),
-                Advice::Cold | Advice::Willneed => {}
+                Advice::Cold => {}
                 _ => {
                     self.syscall(Op::Madvise(mm, start, count, advice))?;
                 }

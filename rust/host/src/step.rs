@@ -116,6 +116,7 @@ pub(crate) enum PathId {
     ExitMmap,
     MadviseFree,
     MadvisePageout,
+    MadviseWillneed,
     MadviseRemove,
     MadvisePopulate,
     DoHugePmdAnonymousPage,

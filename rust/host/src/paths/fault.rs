@@ -124,7 +124,7 @@ fn handle_pte_fault(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
             };
             Flow::Call(path, *l)
         }
-        (None, Backing::Anon) if host.is_missing(l) => Flow::To("handle_userfault"),
+        (None, Backing::Anon | Backing::File(_)) if host.is_missing(l) => Flow::To("handle_userfault"),
         (None, Backing::Anon) if host.thp_fault(l.mm, &vma, start, l.va) => {
             Flow::Call(PathId::DoHugePmdAnonymousPage, *l)
         }

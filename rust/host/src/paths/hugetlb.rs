@@ -232,7 +232,7 @@ fn copy_subpage(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn replace_huge_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (new, old) = (l.pfn.expect("allocated"), l.from.expect("write-protected"));
     l.index = 0;
-    if !matches!(host.mm(l.mm).pte(whole(l).va), Some(Pte::Present { pfn, .. }) if pfn == old) {
+    if !matches!(host.mm(l.mm).pte(whole(l).va), Some(Pte::Present { pfn, write: false, .. }) if pfn == old) {
         l.from = Some(new);
         return Flow::Next;
     }

@@ -42,6 +42,7 @@ mod user_mem_abort;
 mod userfault;
 mod vm_setup;
 mod watched;
+mod willneed;
 mod wp;
 mod young;
 mod zap;
@@ -107,6 +108,7 @@ pub(crate) fn table(path: PathId, policy: &Policy) -> &'static Path {
         PathId::ExitMmap => &fork::EXIT_MMAP,
         PathId::MadviseFree => &madvise::MADVISE_FREE,
         PathId::MadvisePageout => &madvise::MADVISE_PAGEOUT,
+        PathId::MadviseWillneed => &willneed::MADVISE_WILLNEED,
         PathId::MadviseRemove => &madvise::MADVISE_REMOVE,
         PathId::MadvisePopulate => &madvise::MADVISE_POPULATE,
         PathId::DoHugePmdAnonymousPage => &huge_memory::DO_HUGE_PMD_ANONYMOUS_PAGE,
@@ -195,6 +197,7 @@ fn madvise_path(advice: Advice) -> PathId {
         Advice::Dontneed => PathId::MadviseDontneed,
         Advice::Free => PathId::MadviseFree,
         Advice::Pageout => PathId::MadvisePageout,
+        Advice::Willneed => PathId::MadviseWillneed,
         Advice::Remove => PathId::MadviseRemove,
         Advice::Collapse => PathId::MadviseCollapse,
         Advice::SoftOffline => PathId::SoftOffline,

@@ -1,9 +1,8 @@
 //! Reclaim of one folio: swap it out and drop it.
 //!
-//! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous, shmem and disk file pages: `add_to_swap`, `try_to_unmap` of every mapping
-//! between notifier calls, `shmem_writepage`, `pageout` with `arch_prepare_to_swap` before the write, `__remove_mapping`; a
-//! lazily freed page (`MADV_FREE`) that is still clean is discarded. A huge page goes whole where K12 says so. **Leaves out** reference checks but for those of
-//! `MADV_PAGEOUT` (else the caller chose the page).
+//! **Models** `shrink_folio_list` (mm/vmscan.c) for anonymous, shmem and disk file pages: `add_to_swap`, `try_to_unmap` of
+//! every mapping between notifier calls, then what `pageout.rs` has: the write, and `__remove_mapping`. A huge page goes whole
+//! where K12 says so. **Leaves out** reference checks but for those of `MADV_PAGEOUT` (else the caller chose the page).
 //!
 //! **Keeps**: a page is written only after its tags are saved, and dropped only when its slot is up to date.
 

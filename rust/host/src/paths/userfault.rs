@@ -3,19 +3,21 @@
 //! **Models** `handle_userfault` (fs/userfaultfd.c): a fault on a page that is missing in a registered mapping drops
 //! `mmap_lock`, sleeps until the page is there, and is tried again. Alone, with nobody to bring it, the fault is SIGBUS or
 //! -EFAULT, as with `UFFD_FEATURE_SIGBUS`. And `UFFDIO_COPY` (`mfill_atomic`, mm/userfaultfd.c), which fills data only: the
-//! tags of the page are what `set_pte_at` makes of them. **Leaves out** shmem and huge pages, write protection, minor
-//! faults, events.
+//! tags of the page are what `set_pte_at` makes of them. Of a shared mapping of shmem a page is missing when the page cache
+//! has none, and what user space brings goes there (`shmem_mfill_atomic_pte`). **Leaves out** huge pages, write protection,
+//! minor faults, events, and whose page of a file wakes whom: it wakes everybody who waits for it.
 //!
 //! **Keeps**: a page that user space brings is mapped whole or not at all.
 
 use tagvisor_arch::{Pfn, Va};
 
 use crate::errno::Errno;
+use crate::file::{Cached, FileId, FileKind};
 use crate::ids::MmId;
 use crate::log::{Key, note};
-use crate::mm::{Backing, VmFlags};
+use crate::mm::{Backing, Prot, Pte, VmFlags, Vma};
 use crate::ops::Op;
-use crate::page::PageMapping;
+use crate::page::{PageFlags, PageMapping};
 use crate::paths::outline::outline;
 use crate::paths::pte::{self, Old};
 use crate::paths::{fault, gup};
@@ -80,17 +82,35 @@ fn find_dst_vma(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::To("mmap_read_unlock")
 }
 
-/// A page with the data. It is not allocated with `__GFP_ZEROTAGS`: its tags stay as they were.
+/// A page with the data, in the page cache if it is shmem's. It is not allocated with `__GFP_ZEROTAGS`: its tags stay as they
+/// were. -EFAULT beyond the end of a file, -EEXIST for a page it has.
 fn mfill_atomic_pte_copy(host: &mut Host, l: &mut Locals, io: &mut Io) -> Flow {
     let Op::UffdCopy { data, .. } = &io.op else {
         unreachable!("entered for Op::UffdCopy only")
     };
-    let Some(pfn) = host.alloc_page(PageMapping::Anon(l.va.page())) else {
+    let shmem = host.shmem_place(l.mm, l.va).filter(|place| place.shared);
+    let refused = shmem.and_then(|place| match (place.beyond_end, place.present) {
+        (true, _) => Some(Errno::Efault),
+        (_, true) => Some(Errno::Eexist),
+        _ => None,
+    });
+    if let Some(errno) = refused {
+        l.ret = errno.ret();
+        return Flow::To("mmap_read_unlock");
+    }
+    let mapping = shmem.map_or(PageMapping::Anon(l.va.page()), |place| {
+        PageMapping::File(place.file, place.index)
+    });
+    let Some(pfn) = host.alloc_page(mapping) else {
         l.ret = Errno::Enomem.ret();
         return Flow::To("mmap_read_unlock");
     };
     host.mem.zero_page(pfn);
     host.mem.write(pfn.base(), data);
+    if let Some(place) = shmem {
+        host.file_mut(place.file).cache.insert(place.index, Cached::Page(pfn));
+        host.set_flag(pfn, PageFlags::LOCKED | PageFlags::DIRTY, true);
+    }
     l.pfn = Some(pfn);
     Flow::Next
 }
@@ -104,12 +124,20 @@ fn sync_tags(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn install_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let pfn: Pfn = l.pfn.expect("allocated");
     l.ret = 0;
+    host.set_flag(pfn, PageFlags::LOCKED, false);
     if host.mm(l.mm).pte(l.va).is_some() {
+        if let PageMapping::File(file, index) = host.page(pfn).mapping {
+            host.file_mut(file).cache.remove(&index);
+        }
         host.drop_unmapped_page(pfn);
         l.ret = Errno::Eexist.ret();
         return Flow::Next;
     }
-    host.map_new_page(l, pfn);
+    if let PageMapping::File(..) = host.page(pfn).mapping {
+        host.map_file_page(l, pfn);
+    } else {
+        host.map_new_page(l, pfn);
+    }
     host.mm_mut(l.mm).userfaults.remove(&l.va);
     note!(
         host,
@@ -126,6 +154,18 @@ fn mmap_read_unlock(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     Flow::Return(l.ret)
 }
 
+/// A page of a shmem file, as an address shows it.
+#[derive(Clone, Copy)]
+struct ShmemPlace {
+    file: FileId,
+    index: u64,
+    /// The mapping is `MAP_SHARED`: what is brought is the file's.
+    shared: bool,
+    /// The page cache has it, or swap.
+    present: bool,
+    beyond_end: bool,
+}
+
 impl Host {
     /// `userfaultfd_missing`: nothing is mapped where user space is to bring the pages.
     pub(super) fn is_missing(&self, l: &Locals) -> bool {
@@ -133,15 +173,63 @@ impl Host {
         let registered = mm
             .vma(l.va)
             .is_some_and(|(_, vma)| vma.flags.contains(VmFlags::UFFD_MISSING));
-        registered && mm.pte(l.va).is_none()
+        let elsewhere = self
+            .shmem_place(l.mm, l.va)
+            .is_some_and(|place| place.present || place.beyond_end);
+        registered && mm.pte(l.va).is_none() && !elsewhere
     }
 
-    /// `UFFDIO_REGISTER` for missing pages; anonymous private memory only.
+    /// What an address is of a shmem file.
+    fn shmem_place(&self, mm: MmId, va: Va) -> Option<ShmemPlace> {
+        let (start, vma) = self.mm(mm).vma(va)?;
+        let Backing::File(file) = vma.backing else {
+            return None;
+        };
+        let index = vma.offset + (va.vpn() - start);
+        Some(ShmemPlace {
+            file,
+            index,
+            shared: vma.flags.contains(VmFlags::SHARED),
+            present: self.file(file).cache.contains_key(&index),
+            beyond_end: index >= self.file(file).pages,
+        })
+    }
+
+    /// The page that user space brought to a file is mapped, beside the page cache.
+    fn map_file_page(&mut self, l: &Locals, pfn: Pfn) {
+        let (_, vma) = self
+            .mm(l.mm)
+            .vma(l.va)
+            .map(|(s, v)| (s, *v))
+            .expect("mmap_lock is held");
+        let pte = Pte::Present {
+            pfn,
+            write: vma.prot.contains(Prot::WRITE),
+            dirty: true,
+            tagged: vma.flags.contains(VmFlags::MTE),
+            special: false,
+        };
+        self.mm_mut(l.mm).set_pte(l.va, pte);
+        self.page_mut(pfn).refcount += 1;
+        self.lru_add(pfn);
+    }
+
+    /// May user space bring the pages of a mapping (`vma_can_userfault`)?
+    fn vma_can_userfault(&self, vma: &Vma) -> bool {
+        match vma.backing {
+            Backing::Anon => true,
+            Backing::File(file) => self.file(file).kind == FileKind::Shmem,
+            _ => false,
+        }
+    }
+
+    /// `UFFDIO_REGISTER` for missing pages: anonymous memory and shmem.
     pub(crate) fn userfaultfd_register(&mut self, mm: MmId, va: Va, pages: u64) -> Result<(), Errno> {
-        let mm = self.mm_mut(mm);
-        if !mm.fully_mapped(va, pages) || mm.vmas_in(va, pages).any(|(_, vma)| vma.backing != Backing::Anon) {
+        let known = self.mm(mm);
+        if !known.fully_mapped(va, pages) || known.vmas_in(va, pages).any(|(_, vma)| !self.vma_can_userfault(vma)) {
             return Err(Errno::Einval);
         }
+        let mm = self.mm_mut(mm);
         mm.split(va, pages);
         let first = va.vpn();
         for (_, vma) in mm.vmas.range_mut(first..first + pages) {

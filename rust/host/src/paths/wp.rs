@@ -160,7 +160,8 @@ fn call_notifier_end(_: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 fn set_wp_pte(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let (pfn, old) = (l.pfn.expect("allocated"), l.from.expect("there was one"));
     let counted = host.is_counted(old);
-    if !matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn, .. }) if pfn == old) {
+    // pte_same: another thread may also have made the old page writable where it is.
+    if !matches!(host.mm(l.mm).pte(l.va), Some(Pte::Present { pfn, write: false, .. }) if pfn == old) {
         host.drop_unmapped_page(pfn);
         l.from = counted.then_some(old);
         return Flow::Next;

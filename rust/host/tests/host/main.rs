@@ -21,4 +21,5 @@ mod swap_devices;
 mod thp;
 mod uffd_move;
 mod userfault;
+mod willneed;
 mod zswap;

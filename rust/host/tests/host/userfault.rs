@@ -2,7 +2,7 @@
 
 use crate::common::{Guest, IPA, RW, anon, config, guest, policy};
 use tagvisor_arch::{PAGE_SIZE, Tag, Va};
-use tagvisor_host::{Advice, Errno, GuestExit, MapSpec, Prot, Signal};
+use tagvisor_host::{Advice, Backing, Errno, FileKind, GuestExit, MapSpec, Prot, Signal};
 
 const DATA: [u8; 4] = [0x2a, 0, 0, 0];
 
@@ -65,11 +65,12 @@ fn a_page_is_brought_once_and_only_where_it_was_asked_for() {
         Err(Errno::Einval),
         "a hole"
     );
-    let shared = MapSpec {
+    let ramfs = MapSpec {
+        backing: Backing::File(m.create_file(FileKind::Ramfs, 1)),
         shared: true,
         ..anon(1)
     };
-    let other = m.mmap(vmm, shared, None).unwrap();
+    let other = m.mmap(vmm, ramfs, None).unwrap();
     assert_eq!(m.uffd_register(vmm, other, 1), Err(Errno::Einval));
 }
 
@@ -82,5 +83,87 @@ fn discarded_it_is_missing_again_and_a_child_has_nothing_to_do_with_it() {
     assert!(m.user_load(vmm, ram, 8).is_err());
     let child = m.fork(vmm, "child");
     assert_eq!(m.user_load(child, ram, 8), Ok(0));
+    assert_eq!(m.check(), Ok(()));
+}
+
+/// A guest over two pages of a memfd, that user space brings.
+fn missing_shmem(kernel: &str) -> (Guest, tagvisor_host::FileId) {
+    let mut guest = guest(&config(policy(kernel, &[])), 1);
+    let file = guest.machine.create_file(FileKind::Shmem, 2);
+    let spec = MapSpec {
+        backing: Backing::File(file),
+        shared: true,
+        ..anon(3)
+    };
+    guest.ram = guest.machine.mmap(guest.vmm, spec, None).unwrap();
+    guest.slot(2, IPA + 16 * PAGE_SIZE, guest.ram, 2).unwrap();
+    guest.machine.uffd_register(guest.vmm, guest.ram, 3).unwrap();
+    (guest, file)
+}
+
+#[test]
+fn a_page_of_a_file_is_missing_until_the_page_cache_has_it() {
+    for kernel in ["linux-6.2", "linux-6.12", "linux-7.3"] {
+        let (mut guest, file) = missing_shmem(kernel);
+        let (vmm, ram, ipa) = (guest.vmm, guest.ram, IPA + 16 * PAGE_SIZE);
+        assert_eq!(guest.ldg(ipa), Err(GuestExit::Errno(Errno::Efault)), "{kernel}");
+        guest.machine.uffd_copy(vmm, ram, &DATA).unwrap();
+        assert_eq!(guest.machine.uffd_copy(vmm, ram, &DATA), Err(Errno::Eexist));
+        assert_eq!(
+            (guest.ldg(ipa), guest.machine.user_load(vmm, ram, 8)),
+            (Ok(0), Ok(0x2a))
+        );
+        guest.stg(ipa, 5).unwrap();
+        guest.machine.evict(vmm, ram).unwrap();
+        assert_eq!(guest.ldg(ipa), Ok(5), "in swap it is not missing");
+        guest.machine.madvise(vmm, ram, 1, Advice::Dontneed).unwrap();
+        assert_eq!(
+            guest.machine.user_load(vmm, ram, 8),
+            Ok(0x2a),
+            "unmapped it is not missing"
+        );
+
+        let m = &mut guest.machine;
+        let spec = MapSpec {
+            backing: Backing::File(file),
+            shared: true,
+            prot: RW | Prot::MTE,
+            ..anon(2)
+        };
+        let other = m.mmap(vmm, spec, None).unwrap();
+        m.user_stg(vmm, other + PAGE_SIZE, Tag::new(3)).unwrap();
+        assert_eq!(
+            m.user_load(vmm, ram + PAGE_SIZE, 8),
+            Ok(0),
+            "brought by another mapping"
+        );
+        m.madvise(vmm, ram, 1, Advice::Remove).unwrap();
+        assert!(
+            matches!(m.user_load(vmm, ram, 8), Err(Signal::SigBus { .. })),
+            "punched out"
+        );
+        assert_eq!(
+            m.uffd_copy(vmm, ram + 2 * PAGE_SIZE, &DATA),
+            Err(Errno::Efault),
+            "beyond its end"
+        );
+        assert_eq!(m.check(), Ok(()));
+    }
+}
+
+#[test]
+fn a_private_mapping_of_a_file_gets_a_page_of_its_own() {
+    let (mut guest, file) = missing_shmem("linux-6.12");
+    let (vmm, m) = (guest.vmm, &mut guest.machine);
+    let spec = MapSpec {
+        backing: Backing::File(file),
+        prot: RW | Prot::MTE,
+        ..anon(1)
+    };
+    let private = m.mmap(vmm, spec, None).unwrap();
+    m.uffd_register(vmm, private, 1).unwrap();
+    m.uffd_copy(vmm, private, &DATA).unwrap();
+    assert_eq!(m.user_ldg(vmm, private), Ok(Tag::ZERO));
+    assert!(m.user_load(vmm, guest.ram, 8).is_err(), "the file still lacks it");
     assert_eq!(m.check(), Ok(()));
 }
