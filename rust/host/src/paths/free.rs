@@ -73,8 +73,12 @@ fn offer_slot(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
 /// references, if there is one. A page that reclaim has locked is left to it.
 fn free_swap_cache(host: &mut Host, l: &mut Locals, _: &mut Io) -> Flow {
     let Some(entry) = l.entry else { return Flow::Next };
-    let locked = l.pfn.is_some_and(|pfn| host.has_flag(pfn, PageFlags::LOCKED));
-    if host.swap.count(entry) > 0 || locked {
+    // The swap cache may have given the page to somebody since its last reference went.
+    let taken = |pfn| {
+        let page = host.page(pfn);
+        page.flags.contains(PageFlags::LOCKED) || page.refcount > 0 || page.swap != Some(entry)
+    };
+    if host.swap.count(entry) > 0 || l.pfn.is_some_and(taken) {
         return Flow::Return(0);
     }
     match l.pfn {
